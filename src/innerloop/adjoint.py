@@ -1,0 +1,210 @@
+r"""How the meta-gradient flows back through the inner loop: a value handed to `adapt`.
+
+Write one inner update as $\theta_{t+1} = u(\theta_t, g(\theta_t))$ with the inner gradient
+$g(\theta) = \nabla_\theta L(\theta, z)$, where $z$ is all else that the loss sees: data, keys, parameters that are not
+adapted. Reverse mode through the update needs, for a cotangent $v$ of $g$, the products
+
+$$ \frac{\partial g}{\partial\theta}^{\!\top} v = H v \qquad\text{and}\qquad \frac{\partial g}{\partial z}^{\!\top} v .
+$$
+
+An adjoint says how these are computed, and how the loop over the updates is run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from innerloop.errors import InnerloopError
+from innerloop.trees import differentiable, merge, split
+from innerloop.types import Metrics, Params, Scalar
+
+InnerLoss = Callable[[Params, Any], tuple[Scalar, Metrics]]
+"""`(params, z) -> (loss, metrics)`"""
+
+Gradient = Callable[[Params, Any], tuple[tuple[Scalar, Metrics], Params]]
+"""`(params, z) -> ((loss, metrics), inner gradient)`"""
+
+Update = Callable[[Gradient, Any, Any], tuple[Any, Any]]
+"""`(gradient, carry, x) -> (carry, y)`: one inner update, in the manner of `lax.scan`, with any inner gradient."""
+
+
+@runtime_checkable
+class Adjoint(Protocol):
+    """Runs an inner loop in such a way that its derivative is the one that the adjoint stands for."""
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        """Apply `update` over the leading axis of `xs`, as `lax.scan` does.
+
+        Args:
+            update: one inner update, written against any inner gradient.
+            loss: the inner loss whose gradient `update` asks for.
+            carry: the state before the first update.
+            xs: what changes from step to step, leaves `[steps, ...]`.
+
+        Returns:
+            The state after the last update and the stacked outputs, leaves `[steps, ...]`.
+        """
+        ...
+
+
+def _loop(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, unroll: int) -> tuple[Any, Any]:
+    """`lax.scan`, or a Python loop of up to `unroll` steps: faster to run, and slower to compile, in proportion."""
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    if not 0 < steps <= unroll:
+        return lax.scan(step, carry, xs)
+    ys = []
+    for t in range(steps):
+        carry, y = step(carry, jax.tree.map(lambda leaf, t=t: leaf[t], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+
+
+@dataclass(frozen=True)
+class Reverse:
+    r"""Reverse mode over reverse mode, the reference against which the others are tested.
+
+    The residuals of every inner step (its activations) are stored. Any order of derivative and forward mode work.
+
+    Args:
+        unroll: the largest number of inner steps that are unrolled; longer loops run as a `lax.scan`.
+
+    Reference:
+        Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, 2017, arXiv 1703.03400.
+    """
+
+    unroll: int = 5
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        return _loop(partial(update, jax.value_and_grad(loss, has_aux=True)), carry, xs, self.unroll)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    r"""Exact, with the Hessian-vector product taken forward over reverse, and recomputation instead of storage.
+
+    The backward pass through one inner gradient is a single Jacobian-vector product: with $v$ the cotangent of $g$ and
+    $\lambda$ that of the inner loss,
+
+    $$ \Bigl(\frac{\partial g}{\partial(\theta, z)}\Bigr)^{\!\top} v + \lambda\, \nabla_{(\theta,z)} L
+       = \frac{d}{d\varepsilon}\Bigl[(1 + \varepsilon\lambda)\, \nabla_{(\theta, z)} L(\theta + \varepsilon v,
+       z)\Bigr]_{\varepsilon=0} . $$
+
+    Only $\theta_t$ and $z$ are kept from each step, never its activations. Pure forward mode (`jax.jvp`, `jax.jacfwd`
+    of the meta-loss itself) is not available; forward mode *of its gradient* is, so Hessian-vector products work.
+
+    Args:
+        unroll: the largest number of inner steps that are unrolled; longer loops run as a `lax.scan`.
+
+    Reference:
+        Kemaev et al.: Scalable Meta-Learning via Mixed-Mode Differentiation, 2025, arXiv 2505.00793.
+    """
+
+    unroll: int = 5
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        return _loop(partial(update, mixed_value_and_grad(loss)), carry, xs, self.unroll)
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    r"""The first-order approximation (FOMAML): $\partial g / \partial\theta = 0$, no second derivative is taken.
+
+    The gradient with respect to the rule's parameters (a step size, say) remains, since $g$ itself is a known number.
+
+    Args:
+        unroll: the largest number of inner steps that are unrolled; longer loops run as a `lax.scan`.
+
+    Reference:
+        Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, 2017, section 5.2.
+    """
+
+    unroll: int = 5
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        def gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+            return jax.value_and_grad(loss, has_aux=True)(*lax.stop_gradient((params, z)))
+
+        return _loop(partial(update, gradient), carry, xs, self.unroll)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    r"""Exact through the last `last` inner steps, first-order through those before.
+
+    On a quadratic task with Hessian $A$ the factor $[(I - \alpha A)^k]^\top$ of the meta-gradient becomes
+    $[(I - \alpha A)^{\min(k, \text{last})}]^\top$. Memory does not grow with the number of steps.
+
+    Args:
+        last: number of steps at the end of the loop that are differentiated exactly, at least 0.
+        adjoint: how these are differentiated.
+
+    Reference:
+        Shaban et al.: Truncated Back-propagation for Bilevel Optimization, 2019, arXiv 1810.10667.
+    """
+
+    last: int = 1
+    adjoint: Adjoint = Mixed()
+
+    def __post_init__(self) -> None:
+        if self.last < 0:
+            raise InnerloopError(
+                f"Truncated(last={self.last}) cannot look back a negative number of steps; use 0 or more."
+            )
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        steps = jax.tree.leaves(xs)[0].shape[0]
+        early = max(steps - self.last, 0)
+        carry, first = FirstOrder().run(update, loss, carry, jax.tree.map(lambda leaf: leaf[:early], xs))
+        carry, last = self.adjoint.run(update, loss, carry, jax.tree.map(lambda leaf: leaf[early:], xs))
+        return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
+
+
+def mixed_value_and_grad(loss: InnerLoss) -> Gradient:
+    """`jax.value_and_grad(loss, has_aux=True)` in its first argument, with a forward-over-reverse derivative.
+
+    Args:
+        loss: `(params, z) -> (scalar, metrics)`; it may close over traced arrays, and be differentiated in them.
+
+    Returns:
+        `(params, z) -> ((scalar, metrics), gradient)`, whose reverse-mode derivative is described at `Mixed`.
+    """
+
+    def value_and_grad(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+        floats, others = split(z, differentiable(z))
+
+        # A custom VJP differentiates in its arguments alone, so what the loss closes over becomes one.
+        def explicit(params: Params, floats: Any, others: Any) -> tuple[Scalar, Metrics]:
+            return loss(params, merge(floats, others))
+
+        pure, closed_over = jax.closure_convert(explicit, params, floats, others)
+
+        def inner(params: Params, floats: Any, others: Any, closed_over: Any) -> tuple[Scalar, Metrics]:
+            return pure(params, floats, others, *closed_over)
+
+        plain = jax.value_and_grad(inner, has_aux=True)
+        gradient = jax.custom_vjp(plain)
+
+        def forward(*arguments: Any) -> tuple[Any, Any]:
+            return plain(*arguments), arguments
+
+        def backward(arguments: Any, cotangents: Any) -> tuple[Any, ...]:
+            params, floats, others, closed_over = arguments
+            (loss_bar, _), gradient_bar = cotangents
+
+            def pullback(params: Params, seed: Scalar) -> Any:
+                of_floats = lambda params, floats, closed_over: inner(params, floats, others, closed_over)  # noqa: E731
+                return jax.vjp(of_floats, params, floats, closed_over, has_aux=True)[1](seed)
+
+            one = jnp.ones_like(loss_bar)
+            _, (params_bar, floats_bar, closed_bar) = jax.jvp(pullback, (params, one), (gradient_bar, loss_bar))
+            return params_bar, floats_bar, None, closed_bar
+
+        gradient.defvjp(forward, backward)
+        return gradient(params, floats, others, closed_over)
+
+    return value_and_grad

@@ -1,0 +1,194 @@
+"""The program. JAX is loaded only by the commands that compute, so that help answers at once."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import tyro
+
+from innerloop import __version__
+from innerloop.errors import InnerloopError
+from innerloop.experiment import recipes
+from innerloop.experiment.config import Config, check, flag, leaves, to_json
+
+USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
+
+  innerloop recipes                        what can be trained, with its published figures
+  innerloop train RECIPE [--field value]   train, evaluate, report; on an existing run: continue it
+  innerloop resume RUN                     continue a run directory
+  innerloop evaluate RUN [--field value]   evaluate again, for example --evaluation.steps 20
+  innerloop report RUN                     write the report again
+  innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
+  innerloop doctor                         check this installation
+
+innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program, and exit with 0, or 2 for a mistake of the caller, or 130 when interrupted."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the program and return its exit status."""
+    commands: dict[str, Callable[[list[str]], int | None]] = {
+        "recipes": _recipes,
+        "train": _train,
+        "resume": _resume,
+        "evaluate": _evaluate,
+        "report": _report,
+        "config": _config,
+        "doctor": _doctor,
+    }
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in commands:
+            raise InnerloopError(f"There is no command {command!r}; {recipes.nearest(command, commands)}")
+        return commands[command](rest) or 0
+    except InnerloopError as error:
+        print(f"innerloop: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninnerloop: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _recipes(arguments: list[str]) -> None:
+    _no_more(arguments, "recipes")
+    for name, recipe in recipes.RECIPES.items():
+        print(f"{name}\n    {recipe.summary}")
+        for each in recipe.published:
+            print(f"    published: {each.method}, {each.steps} steps: {each.text}  ({each.source})")
+
+
+def _train(arguments: list[str]) -> int:
+    name, rest = _positional(arguments, "train", "RECIPE")
+    config = _parse(rest, recipes.config(name), f"innerloop train {name}")
+    check(config)
+    return _run_to_the_end(config)
+
+
+def _resume(arguments: list[str]) -> int:
+    name, rest = _positional(arguments, "resume", "RUN")
+    stored = _stored_config(Path(name))
+    config = _parse(rest, stored, f"innerloop resume {name}")
+    check(config)
+    return _run_to_the_end(replace(config, run_dir=name))
+
+
+def _evaluate(arguments: list[str]) -> None:
+    name, rest = _positional(arguments, "evaluate", "RUN")
+    stored = _stored_config(Path(name))
+    config = _parse(rest, stored, f"innerloop evaluate {name}")
+    changed = [field for field, value in leaves(config) if value != dict(leaves(stored))[field]]
+    other = [field for field in changed if field.split(".")[0] not in ("evaluation", "data_dir", "log")]
+    if other:
+        raise InnerloopError(f"--{flag(other[0])} belongs to training; evaluate takes --evaluation.* and --data-dir.")
+    check(config)
+    _score_and_report(Path(name), config)
+
+
+def _report(arguments: list[str]) -> None:
+    name, rest = _positional(arguments, "report", "RUN")
+    stored = _stored_config(Path(name))
+    config = _parse(rest, stored, f"innerloop report {name}")
+    _score_and_report(Path(name), config, again=False)
+
+
+def _config(arguments: list[str]) -> None:
+    name, rest = _positional(arguments, "config", "RECIPE|RUN")
+    default = _stored_config(Path(name)) if Path(name, "config.json").exists() else recipes.config(name)
+    config = _parse(rest, default, f"innerloop config {name}")
+    check(config)
+    print(to_json(config))
+
+
+def _doctor(arguments: list[str]) -> int:
+    _no_more(arguments, "doctor")
+    from innerloop.experiment import doctor
+
+    return doctor.examine(print)
+
+
+def _run_to_the_end(config: Config) -> int:
+    """Train, evaluate and report, from wherever the run stands."""
+    from innerloop.experiment import session
+
+    return session.run_to_the_end(config)
+
+
+def _score_and_report(path: Path, config: Config, *, again: bool = True) -> None:
+    from innerloop.experiment import session
+
+    session.score_and_report(path, config, again=again)
+
+
+def _stored_config(path: Path) -> Config:
+    from innerloop.experiment.run import existing
+
+    return existing(path).config
+
+
+def _positional(arguments: list[str], command: str, what: str) -> tuple[str, list[str]]:
+    """The first argument and the rest."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    choices = f"; recipes are: {', '.join(recipes.RECIPES)}" if "RECIPE" in what else ""
+    if arguments in (["-h"], ["--help"]):
+        print(f"usage: innerloop {command} {what} [--field value]{choices}")
+        sys.exit(0)
+    raise InnerloopError(f"innerloop {command} needs a {what} as its first argument{choices}.")
+
+
+def _no_more(arguments: list[str], command: str) -> None:
+    if arguments:
+        raise InnerloopError(f"innerloop {command} takes no arguments, but got {arguments[0]!r}.")
+
+
+def _parse(arguments: list[str], default: Config, program: str) -> Config:
+    """The default with the fields that the command line sets.
+
+    Raises:
+        InnerloopError: for an unknown field (with the nearest name) or a value of the wrong kind.
+    """
+    known = [f"--{flag(name)}" for name, _ in leaves(default) if name != "recipe"]
+    for argument in arguments:
+        name = argument.split("=", 1)[0].replace("_", "-")
+        if name.startswith("--") and name not in [*known, "--help"] and not _is_negation(name, known):
+            raise InnerloopError(f"There is no field {name}; {recipes.nearest(name, known)}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(Config, args=arguments, default=default, prog=program, config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        _one_sentence(said.getvalue())
+
+
+def _is_negation(name: str, known: Sequence[str]) -> bool:
+    """Whether a flag is the `no-` form of a switch, as in `--evaluation.no-baselines`."""
+    *path, last = name.removeprefix("--").split(".")
+    return last.startswith("no-") and f"--{'.'.join([*path, last.removeprefix('no-')])}" in known
+
+
+def _one_sentence(box: str) -> NoReturn:
+    """Say what tyro draws as a box in one sentence."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    said = [line for line in lines if line and not line.startswith(("╭", "╰", "─"))]
+    raise InnerloopError(said[0].removeprefix("Error parsing ") if said else "The command line could not be read.")

@@ -1,0 +1,116 @@
+"""One sitting of the program with a run: set the machine up, train, evaluate, report."""
+
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from innerloop.errors import InnerloopError
+from innerloop.experiment import run as runs
+from innerloop.experiment.config import Config
+from innerloop.experiment.data import store
+from innerloop.experiment.progress import Progress
+
+
+def run_to_the_end(config: Config) -> int:
+    """Train, evaluate and report, from wherever the run stands.
+
+    Returns:
+        0, or 130 if it was interrupted.
+    """
+    progress = Progress()
+    path = runs.directory_of(config)
+    with runs.locked(path):
+        stored = runs.stored(path)
+        set_up(stored.config if stored else config)
+        from innerloop.experiment import training
+        from innerloop.experiment.build import build
+
+        if stored:
+            config = replace(config, layout=stored.config.layout)
+            runs.require_same(stored, config)
+            run = runs.Run(path, config)
+        else:
+            config = resolved(config)
+            run = runs.create(path, config)
+        progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
+        experiment = build(config, progress.say)
+        progress.say(describe(config))
+        try:
+            state = training.train(run, experiment, progress)
+        except training.InterruptedTraining:
+            progress.say(f"stopped and saved; continue with: innerloop resume {path}")
+            return 130
+        finish(run, experiment, state, progress)
+    return 0
+
+
+def score_and_report(path: Path, config: Config, *, again: bool) -> None:
+    """Evaluate a trained run (again, or if it was not yet) and write its report."""
+    progress = Progress()
+    with runs.locked(path):
+        run = replace(runs.existing(path), config=config)
+        set_up(config)
+        from innerloop.experiment import training
+        from innerloop.experiment.build import build
+
+        experiment = build(config, progress.say)
+        state = training.trained_state(run, experiment, progress)
+        finish(run, experiment, state, progress, again=again)
+
+
+def finish(run: runs.Run, experiment, state, progress: Progress, *, again: bool = True) -> None:
+    """Evaluate, print the table and write the report."""
+    from innerloop.experiment import report, scoring
+
+    if again or not run.evaluation.exists():
+        result = scoring.score(run, experiment, state.meta, int(state.step), progress)
+    else:
+        result = json.loads(run.evaluation.read_text())
+    progress.say(scoring.as_text(result))
+    try:
+        with progress.timed("writing the report"):
+            report.write(run, experiment, state.meta, result)
+    except InnerloopError as error:
+        if "matplotlib" not in str(error):
+            raise
+        progress.say(f"no report: {error}")
+        return
+    progress.say(f"report: {run.report.resolve()}")
+
+
+def set_up(config: Config) -> None:
+    """Prepare JAX: one CPU device for each shard, and compiled programs kept between sessions.
+
+    Must come before JAX computes anything.
+    """
+    import jax
+
+    shards = config.layout.shards or runs.cores()
+    jax.config.update("jax_num_cpu_devices", shards)
+    cache = store.cache_dir() / "xla"
+    cache.mkdir(exist_ok=True, mode=0o700)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with the layout chosen for this machine."""
+    import jax
+
+    from innerloop.experiment.build import resolve_layout
+
+    return resolve_layout(config, runs.cores(), jax.default_backend(), jax.device_count())
+
+
+def describe(config: Config) -> str:
+    """What is about to happen, in two lines."""
+    layout = config.layout
+    tasks = f"{layout.chunk} task at a time" if layout.chunk == 1 else f"{layout.chunk or 'all'} tasks at a time"
+    return (
+        f"{config.outer.iterations:,} meta-steps of {config.outer.meta_batch} tasks, {config.inner.steps} inner "
+        f"{'step' if config.inner.steps == 1 else 'steps'} of {config.inner.learning_rate:g}\n"
+        f"layout: {layout.shards} {'device' if layout.shards == 1 else 'devices'}, {tasks} on each"
+    )

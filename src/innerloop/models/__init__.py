@@ -1,0 +1,27 @@
+"""Networks, and adapters that make innerloop models of networks written elsewhere."""
+
+from innerloop.models.adapters import from_equinox, from_linen, from_nnx
+from innerloop.models.base import Apply, Model, from_functions
+from innerloop.models.convnet import SHIFT_ONLY, convnet
+from innerloop.models.layers import glorot, normal, truncated_normal
+from innerloop.models.mlp import mlp
+from innerloop.models.norm import Normalisation, with_running_statistics
+from innerloop.models.resnet import resnet12
+
+__all__ = [
+    "SHIFT_ONLY",
+    "Apply",
+    "Model",
+    "Normalisation",
+    "convnet",
+    "from_equinox",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
+    "glorot",
+    "mlp",
+    "normal",
+    "resnet12",
+    "truncated_normal",
+    "with_running_statistics",
+]

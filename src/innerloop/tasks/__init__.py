@@ -1,0 +1,7 @@
+"""Task distributions: pytrees with a pure `sample(key, num_tasks)`."""
+
+from innerloop.tasks.images import Batches, Episodes, with_rotations
+from innerloop.tasks.sinusoid import Sinusoids
+from innerloop.tasks.wrappers import Referenced
+
+__all__ = ["Batches", "Episodes", "Referenced", "Sinusoids", "with_rotations"]

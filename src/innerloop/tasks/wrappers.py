@@ -1,0 +1,24 @@
+"""Distributions made of other distributions."""
+
+from dataclasses import dataclass
+
+import jax
+
+from innerloop.types import PRNGKey, Task, TaskDistribution
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Referenced:
+    """The same tasks, whose query batch carries the support inputs as the reference for normalisation.
+
+    Attributes:
+        tasks: a distribution of tasks of `Examples`.
+    """
+
+    tasks: TaskDistribution
+
+    def sample(self, key: PRNGKey, num_tasks: int) -> Task:
+        """Draw tasks with `query.reference` set."""
+        support, query = self.tasks.sample(key, num_tasks)
+        return Task(support, query._replace(reference=support.x))

@@ -1,0 +1,47 @@
+"""Trees of arrays: which leaves have a gradient, what they are called, and how to take a tree apart by a mask."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from innerloop.types import Mask, Params
+
+
+def is_differentiable(leaf: Any) -> bool:
+    """Whether a leaf has a gradient: floating point and complex numbers do; integers, booleans and keys do not."""
+    return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact)
+
+
+def differentiable(tree: Params) -> Mask:
+    """The mask of the leaves that have a gradient."""
+    return jax.tree.map(is_differentiable, tree)
+
+
+def split(tree: Params, mask: Mask) -> tuple[Params, Params]:
+    """Take a tree apart by a mask: the chosen leaves, and the others; `None` stands for what the other half holds."""
+    chosen = jax.tree.map(lambda leaf, keep: leaf if keep else None, tree, mask)
+    others = jax.tree.map(lambda leaf, keep: None if keep else leaf, tree, mask)
+    return chosen, others
+
+
+def merge(chosen: Params, others: Params) -> Params:
+    """The inverse of `split`.
+
+    Example:
+        >>> tree = {"bias": 1.0, "kernel": 2.0}
+        >>> merge(*split(tree, {"bias": True, "kernel": False})) == tree
+        True
+    """
+    return jax.tree.map(lambda a, b: b if a is None else a, chosen, others, is_leaf=lambda leaf: leaf is None)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as `"conv1/kernel"`.
+
+    Example:
+        >>> import jax
+        >>> [path_name(path) for path, _ in jax.tree.leaves_with_path({"head": {"bias": 1, "kernel": 2}})]
+        ['head/bias', 'head/kernel']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")

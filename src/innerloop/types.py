@@ -1,0 +1,121 @@
+"""The contract: what the parts of innerloop hand to each other.
+
+MAML differentiates through an inner loop. The inner loop is one pure function, `innerloop.adapt`; what
+makes one algorithm differ from another is a *value* handed to it. This page names the types of these values.
+All of them are pytrees or pure functions, so they pass through `jit`, `vmap`, `grad` and `shard_map` unchanged.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import optax
+from jax import Array
+from jaxtyping import Bool, Float, Int, Key, PyTree
+
+Params: TypeAlias = PyTree
+"""Any pytree of arrays. This is all that "model-agnostic" means: nothing below looks inside."""
+
+RuleParams: TypeAlias = PyTree
+"""What an inner rule may learn: step sizes, preconditioners, or `()` if it learns nothing."""
+
+Batch: TypeAlias = PyTree
+"""Any pytree of arrays with leaves `[examples, ...]`. Only the loss looks inside."""
+
+Mask: TypeAlias = PyTree[bool | Bool[Array, ""]]
+"""The structure of `Params` with a boolean for each leaf."""
+
+Scalar: TypeAlias = Float[Array, ""]
+Metrics: TypeAlias = dict[str, Any]
+"""Named diagnostics. No gradient flows through them."""
+
+PRNGKey: TypeAlias = Key[Array, ""]
+Step: TypeAlias = int | Int[Array, ""]
+
+Distribution_co = TypeVar("Distribution_co", covariant=True)
+
+
+class Task(NamedTuple):
+    """One task: adapt on `support`, judge on `query`. Many tasks are the same tree with a leading `[tasks]` axis."""
+
+    support: Batch
+    query: Batch
+
+
+class Examples(NamedTuple):
+    """A labelled batch, the `Batch` of the supervised losses.
+
+    Attributes:
+        x: inputs, `[examples, ...]`.
+        y: targets, `[examples, ...]`.
+        weight: weight of each example in the mean, `[examples]`; `None` weighs all alike. Zero drops padding.
+        reference: inputs whose statistics normalise `x` in a network that normalises by batch; `None`: those of `x`.
+    """
+
+    x: PyTree[Array]
+    y: PyTree[Array]
+    weight: Float[Array, " examples"] | None = None
+    reference: PyTree[Array] | None = None
+
+
+class PerStep(NamedTuple):
+    """A support set with one batch for each inner step: leaves `[steps, examples, ...]`."""
+
+    batches: Batch
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """The loss of one task. It sees no task axis; the library vectorises."""
+
+    def __call__(self, params: Params, batch: Batch, key: PRNGKey, /) -> tuple[Scalar, Metrics]: ...
+
+
+class InnerRule(NamedTuple):
+    """What one inner update is.
+
+    Attributes:
+        init: `params -> rule_params`, the part of the rule that the outer loop may learn.
+        transform: `(rule_params, step) -> optax.GradientTransformation`, the update at inner step `step`.
+        adapts: `params -> mask`, the leaves that the inner loop changes. The others are shared by all tasks.
+    """
+
+    init: Callable[[Params], RuleParams]
+    transform: Callable[[RuleParams, Step], optax.GradientTransformation]
+    adapts: Callable[[Params], Mask]
+
+
+class Meta(NamedTuple):
+    """What the outer loop learns: the initialisation and the parameters of the inner rule."""
+
+    params: Params
+    rule: RuleParams
+
+
+class Adapted(NamedTuple):
+    """The result of an inner loop of `steps` updates.
+
+    Attributes:
+        params: the adapted parameters.
+        losses: support loss before each update, `[steps]`.
+        metrics: support metrics before each update, leaves `[steps, ...]`.
+        trajectory: the parameters after 0, 1, ..., `steps` updates, leaves `[steps + 1, ...]`, when asked for.
+    """
+
+    params: Params
+    losses: Float[Array, " steps"]
+    metrics: Metrics
+    trajectory: Params | None = None
+
+
+@runtime_checkable
+class MetaLoss(Protocol):
+    """The loss of one task as a function of what the outer loop learns; its gradient is the meta-gradient."""
+
+    def __call__(self, meta: Meta, task: Task, key: PRNGKey, /) -> tuple[Scalar, Metrics]: ...
+
+
+@runtime_checkable
+class TaskDistribution(Protocol):
+    """A source of tasks: a pytree (data in its leaves) with a pure method that runs inside `jit`."""
+
+    def sample(self, key: PRNGKey, num_tasks: int) -> Task: ...

@@ -1,0 +1,214 @@
+"""Every adjoint against closed forms, and the exact ones against each other and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from innerloop import FirstOrder, Meta, Mixed, PerStep, Reverse, Truncated, adapt, losses, meta_loss, models, rules
+from innerloop.adjoint import mixed_value_and_grad
+from innerloop.trees import differentiable
+from networks import NETWORKS, vectors
+from oracles import adapted, finite_difference, maml_gradient, quadratic_loss, quadratic_task, relative_error
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+KEY = jax.random.key(0)
+LOOPS = [pytest.param(0, id="scan"), pytest.param(9, id="unrolled")]
+RULES = {
+    "sgd": lambda: rules.sgd(0.1),
+    "momentum": lambda: rules.from_optax(optax.sgd(0.1, momentum=0.9)),
+    "nesterov": lambda: rules.from_optax(optax.sgd(0.1, momentum=0.9, nesterov=True)),
+    "adam": lambda: rules.from_optax(optax.adam(0.01, eps_root=1e-8)),
+    "rmsprop": lambda: rules.from_optax(optax.rmsprop(0.01, eps_in_sqrt=True)),
+    "adamw-clipped": lambda: rules.from_optax(
+        optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, eps_root=1e-8, weight_decay=0.1))
+    ),
+    "schedule": lambda: rules.from_optax(optax.sgd(optax.cosine_decay_schedule(0.1, 5))),
+    "meta-sgd": lambda: rules.meta_sgd(0.1),
+    "learned-adam": lambda: rules.learned(
+        lambda h: optax.adam(h["rate"], b1=h["decay"], eps_root=1e-8), {"rate": 0.01, "decay": 0.8}
+    ),
+    "step-per-step": lambda: rules.InnerRule(
+        init=lambda params: jnp.array([0.1, 0.05, 0.2]),
+        transform=lambda rates, step: optax.sgd(rates[step]),
+        adapts=differentiable,
+    ),
+    "head-only": lambda: rules.masked(rules.meta_sgd(0.1), lambda path, leaf: path.startswith("head")),
+}
+
+
+def gradient(adjoint, loss, rule, steps, meta, task):
+    """The meta-gradient in everything that `meta` holds."""
+    return jax.jit(jax.grad(lambda m: meta_loss(loss, rule=rule, steps=steps, adjoint=adjoint)(m, task, KEY)[0]))(meta)
+
+
+@pytest.mark.parametrize("unroll", LOOPS)
+@pytest.mark.parametrize("steps", [0, 1, 3, 7])
+@pytest.mark.parametrize(
+    ("make", "exact_steps"),
+    [
+        (lambda unroll: Reverse(unroll), None),
+        (lambda unroll: Mixed(unroll), None),
+        (lambda unroll: FirstOrder(unroll), 0),
+        (lambda unroll: Truncated(2, Mixed(unroll)), 2),
+        (lambda unroll: Truncated(2, Reverse(unroll)), 2),
+        (lambda unroll: Truncated(0), 0),
+    ],
+    ids=["reverse", "mixed", "first-order", "truncated-mixed", "truncated-reverse", "truncated-0"],
+)
+def test_closed_form(make, exact_steps, steps, unroll):
+    theta, task = jnp.arange(4.0), quadratic_task(1)
+    actual = gradient(make(unroll), quadratic_loss, rules.sgd(0.1), steps, Meta(theta, ()), task).params
+    assert relative_error(actual, maml_gradient(theta, task, 0.1, steps, exact_steps)) < 1e-10
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_closed_form_of_one_step_size_for_each_parameter(steps):
+    theta, task, rates = jnp.arange(4.0), quadratic_task(2), jnp.array([0.1, 0.2, 0.05, 0.0])
+    actual = gradient(Mixed(), quadratic_loss, rules.meta_sgd(0.1), steps, Meta(theta, rates), task)
+    assert relative_error(actual.params, maml_gradient(theta, task, rates, steps)) < 1e-10
+
+    def after(rates):
+        return quadratic_loss(adapted(theta, task, rates, steps), task.query, KEY)[0]
+
+    assert relative_error(actual.rule, jax.grad(after)(rates)) < 1e-10
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule(name):
+    """Mixed equals Reverse equals finite differences, in the initialisation and in the rule's own parameters."""
+    rule, task = RULES[name](), vectors()
+    model = models.mlp(3, (8,), 2, activation=jnp.tanh, initializer=models.glorot)
+    loss = losses.supervised(model, losses.squared_error)
+    params = model.init(KEY)
+    meta = Meta(params, rule.init(params))
+    agree(loss, rule, meta, task, steps=3)
+    reverse, scanned = (gradient(adjoint, loss, rule, 3, meta, task) for adjoint in (Reverse(), Mixed(unroll=0)))
+    assert relative_error(scanned, reverse) < 1e-10
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network(name):
+    model, task, criterion, step = NETWORKS[name]()
+    loss = losses.supervised(model, criterion)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.init(KEY))
+    smooth_adam = rules.from_optax(optax.adam(0.01, eps_root=1e-2))  # smooth on the scale of the finite differences
+    agree(loss, smooth_adam, Meta(params, ()), task, steps=2, step=step)
+
+
+def agree(loss, rule, meta, task, steps, step=5e-4):
+    """Mixed equals Reverse, and the derivative along a random direction equals finite differences."""
+    reverse = gradient(Reverse(), loss, rule, steps, meta, task)
+    assert relative_error(gradient(Mixed(), loss, rule, steps, meta, task), reverse) < 1e-10
+    value = jax.jit(lambda meta: meta_loss(loss, rule=rule, steps=steps)(meta, task, KEY)[0])
+    slope, direction = finite_difference(value, meta, step=step)
+    predicted = jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, reverse, direction))
+    assert abs(predicted - slope) < 1e-10 * optax.tree.norm(reverse)
+
+
+def test_learned_loss_parameters_data_and_weights():
+    """The loss may close over what is learned, and floats among its data get their derivative too."""
+    theta, task = jnp.arange(3.0), vectors(3, 3)
+
+    def after(adjoint, learned):
+        def loss(params, batch, key):
+            error = jnp.tanh(batch.x * params) - batch.y * learned["scale"]
+            return jnp.mean((error**2) ** learned["power"]) + jnp.sum(learned["decay"] * params**2), {}
+
+        support = task.support._replace(x=learned["x"])
+        state = adapt(loss, Meta(theta, ()), support, KEY, rule=rules.sgd(0.1), steps=3, adjoint=adjoint)
+        return jnp.sum(jnp.sin(state.params)) + jnp.sum(state.losses**2)
+
+    learned = {"scale": 0.7, "power": 2.3, "decay": jnp.array([0.1, 0.2, 0.3]), "x": task.support.x}
+    learned = jax.tree.map(jnp.asarray, learned)
+    reverse = jax.grad(lambda learned: after(Reverse(), learned))(learned)
+    mixed = jax.grad(lambda learned: after(Mixed(), learned))(learned)
+    assert relative_error(mixed, reverse) < 1e-10
+    slope, direction = finite_difference(lambda learned: after(Reverse(), learned), learned)
+    predicted = jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, mixed, direction))
+    assert abs(predicted - slope) < 1e-10 * optax.tree.norm(mixed)
+
+
+def test_gradient_through_the_inner_losses():
+    """An objective may use the support losses along the way; their cotangent flows back as well."""
+    theta, task = jnp.arange(4.0), quadratic_task(3)
+
+    def path_length(adjoint, theta):
+        state = adapt(quadratic_loss, Meta(theta, ()), task.support, KEY, rule=rules.sgd(0.1), steps=3, adjoint=adjoint)
+        return jnp.sum(state.losses * jnp.arange(1.0, 4.0))
+
+    expected = jax.grad(lambda theta: path_length(Reverse(), theta))(theta)
+    assert relative_error(jax.grad(lambda theta: path_length(Mixed(), theta))(theta), expected) < 1e-12
+
+
+@pytest.mark.parametrize("unroll", LOOPS)
+def test_one_batch_for_each_step(unroll):
+    theta, tasks = jnp.arange(4.0), [quadratic_task(seed) for seed in range(3)]
+    support = PerStep(jax.tree.map(lambda *leaves: jnp.stack(leaves), *[task.support for task in tasks]))
+
+    def end(adjoint, theta):
+        state = adapt(quadratic_loss, Meta(theta, ()), support, KEY, rule=rules.sgd(0.1), steps=3, adjoint=adjoint)
+        return state.params
+
+    expected = theta
+    for task in tasks:
+        expected = adapted(expected, task, 0.1, 1)
+    assert relative_error(end(Mixed(unroll), theta), expected) < 1e-12
+    jacobian = jax.jacrev(lambda theta: end(Mixed(unroll), theta))(theta)
+    by_hand = jnp.eye(4)
+    for task in tasks:
+        by_hand = (jnp.eye(4) - 0.1 * task.support.curvature) @ by_hand
+    assert relative_error(jacobian, by_hand) < 1e-12
+
+
+def test_mixed_under_vmap_with_labels_closed_over():
+    """Integer labels that are batched and closed over do not leak out of the custom derivative."""
+
+    def end(theta, label):
+        loss = lambda params, batch, key: (jnp.sum((params[label] - 1) ** 2 * jnp.sum(params)), {})  # noqa: E731
+        return adapt(loss, Meta(theta, ()), jnp.zeros(1), KEY, rule=rules.sgd(0.1), steps=2).params
+
+    labels, theta = jnp.arange(3), jnp.arange(1.0, 4.0)
+    batched = jax.jit(jax.vmap(jax.jacrev(end), (None, 0)))(theta, labels)
+    looped = jnp.stack([jax.jacrev(end)(theta, label) for label in labels])
+    np.testing.assert_allclose(batched, looped, rtol=1e-12)
+
+
+def test_hessian_vector_product_of_the_meta_loss():
+    """Forward mode over the meta-gradient works through Mixed, as trust-region methods need."""
+    theta, task = jnp.arange(4.0), quadratic_task(4)
+
+    def product(adjoint, v):
+        grad = jax.grad(
+            lambda t: meta_loss(quadratic_loss, rule=rules.sgd(0.1), steps=2, adjoint=adjoint)(Meta(t, ()), task, KEY)[
+                0
+            ]
+        )
+        return jax.jvp(grad, (theta,), (v,))[1]
+
+    v = jnp.ones(4)
+    assert relative_error(product(Mixed(), v), product(Reverse(), v)) < 1e-12
+
+
+def test_metrics_pass_through_and_carry_no_gradient():
+    def loss(params, z):
+        return jnp.sum(params**2), {"size": jnp.sum(params), "count": jnp.int32(3)}
+
+    (value, metrics), grad = mixed_value_and_grad(loss)(jnp.ones(2), None)
+    assert (float(value), float(metrics["size"]), int(metrics["count"]), grad.tolist()) == (2.0, 2.0, 3, [2.0, 2.0])
+
+
+def test_first_order_takes_no_second_derivative():
+    """The compiled first-order meta-gradient of a network costs less arithmetic than the exact one."""
+    model = models.mlp(3, (32, 32), 2)
+    loss, task, params = losses.supervised(model, losses.squared_error), vectors(), model.init(KEY)
+
+    def flops(adjoint):
+        grad = jax.grad(
+            lambda t: meta_loss(loss, rule=rules.sgd(0.1), steps=1, adjoint=adjoint)(Meta(t, ()), task, KEY)[0]
+        )
+        return jax.jit(grad).lower(params).compile().cost_analysis()["flops"]
+
+    assert flops(FirstOrder()) < 0.6 * flops(Mixed())
