@@ -18,6 +18,11 @@ WAYS = 3
 KINKED = 1e-5
 
 
+def precision() -> jnp.dtype:
+    """Double under the `x64` fixture, else single."""
+    return jnp.result_type(float)
+
+
 class Case(NamedTuple):
     """A network, a task for it, and a step for finite differences: small where the network has kinks."""
 
@@ -67,15 +72,15 @@ class Transformer(nnx.Module):
     """Embeddings, one block with causal self-attention, and a head on the last token."""
 
     def __init__(self, vocabulary: int = 7, width: int = 8, *, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(vocabulary, width, rngs=rngs, param_dtype=jnp.float64)
+        self.embed = nnx.Embed(vocabulary, width, rngs=rngs, param_dtype=precision())
         self.attention = nnx.MultiHeadAttention(
-            2, width, decode=False, rngs=rngs, param_dtype=jnp.float64, attention_fn=attention
+            2, width, decode=False, rngs=rngs, param_dtype=precision(), attention_fn=attention
         )
-        self.norm1 = nnx.LayerNorm(width, rngs=rngs, param_dtype=jnp.float64)
-        self.norm2 = nnx.LayerNorm(width, rngs=rngs, param_dtype=jnp.float64)
-        self.expand = nnx.Linear(width, 2 * width, rngs=rngs, param_dtype=jnp.float64)
-        self.contract = nnx.Linear(2 * width, width, rngs=rngs, param_dtype=jnp.float64)
-        self.head = nnx.Linear(width, WAYS, rngs=rngs, param_dtype=jnp.float64)
+        self.norm1 = nnx.LayerNorm(width, rngs=rngs, param_dtype=precision())
+        self.norm2 = nnx.LayerNorm(width, rngs=rngs, param_dtype=precision())
+        self.expand = nnx.Linear(width, 2 * width, rngs=rngs, param_dtype=precision())
+        self.contract = nnx.Linear(2 * width, width, rngs=rngs, param_dtype=precision())
+        self.head = nnx.Linear(width, WAYS, rngs=rngs, param_dtype=precision())
 
     def __call__(self, tokens: Array) -> Array:
         x = self.embed(tokens)
@@ -88,9 +93,9 @@ class Recurrent(nnx.Module):
     """A GRU over a sequence, and a head on its last state."""
 
     def __init__(self, vocabulary: int = 7, width: int = 6, *, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(vocabulary, width, rngs=rngs, param_dtype=jnp.float64)
-        self.rnn = nnx.RNN(nnx.GRUCell(width, width, rngs=rngs, param_dtype=jnp.float64))
-        self.head = nnx.Linear(width, WAYS, rngs=rngs, param_dtype=jnp.float64)
+        self.embed = nnx.Embed(vocabulary, width, rngs=rngs, param_dtype=precision())
+        self.rnn = nnx.RNN(nnx.GRUCell(width, width, rngs=rngs, param_dtype=precision()))
+        self.head = nnx.Linear(width, WAYS, rngs=rngs, param_dtype=precision())
 
     def __call__(self, tokens: Array) -> Array:
         return self.head(self.rnn(self.embed(tokens))[:, -1])
@@ -101,10 +106,10 @@ class LinenConv(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        x = linen.Conv(4, (3, 3), strides=2, conv_general_dilated=ops.conv_general_dilated, param_dtype=jnp.float64)(x)
-        x = linen.BatchNorm(use_running_average=not train, param_dtype=jnp.float64)(x)
+        x = linen.Conv(4, (3, 3), strides=2, conv_general_dilated=ops.conv_general_dilated, param_dtype=precision())(x)
+        x = linen.BatchNorm(use_running_average=not train, param_dtype=precision())(x)
         x = linen.Dropout(0.2, deterministic=False)(linen.tanh(x))
-        return linen.Dense(WAYS, param_dtype=jnp.float64)(x.reshape(x.shape[0], -1))
+        return linen.Dense(WAYS, param_dtype=precision())(x.reshape(x.shape[0], -1))
 
 
 class EquinoxGRU(eqx.Module):
@@ -170,7 +175,7 @@ NETWORKS: dict[str, Callable[[], Case]] = {
         models.from_nnx(lambda rngs: Recurrent(rngs=rngs)), sequences(), losses.cross_entropy
     ),
     "linen-conv": lambda: Case(
-        models.from_linen(LinenConv(), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float64)), images(8), losses.cross_entropy
+        models.from_linen(LinenConv(), jax.ShapeDtypeStruct((1, 8, 8, 1), precision())), images(8), losses.cross_entropy
     ),
     "equinox-mlp": lambda: Case(
         models.from_equinox(lambda key: eqx.nn.MLP(3, 2, 8, 2, activation=jax.nn.softplus, key=key)),

@@ -29,6 +29,13 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
 """
 
+PLAINLY = {
+    "Error parsing ": "",
+    "invalid literal for int() with base 10:": "a whole number is needed, not",
+    "could not convert string to float:": "a number is needed, not",
+}
+"""What the parser says in Python's words, in ours."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program, and exit with 0, or 2 for a mistake of the caller, or 130 when interrupted."""
@@ -188,7 +195,10 @@ def _is_negation(name: str, known: Sequence[str]) -> bool:
 
 
 def _one_sentence(box: str) -> NoReturn:
-    """Say what tyro draws as a box in one sentence."""
-    lines = [line.strip(" │") for line in box.splitlines()]
-    said = [line for line in lines if line and not line.startswith(("╭", "╰", "─"))]
-    raise InnerloopError(said[0].removeprefix("Error parsing ") if said else "The command line could not be read.")
+    """Say in one sentence what tyro draws as a box: its first paragraph that is more than a title."""
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    paragraphs = " ".join(line if line.strip("─-") else "\n" for line in lines).split("\n")
+    said = next((each.strip() for each in paragraphs if any(mark in each for mark in ":'.")), "")
+    for technical, plain in PLAINLY.items():
+        said = said.replace(technical, plain)
+    raise InnerloopError(said or "The command line could not be read; see --help.")

@@ -47,8 +47,12 @@ class Layout:
         return jax.make_mesh((self.shards,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[: self.shards])
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of `tree` on every device of the layout, so that no step has to move it."""
-        return jax.device_put(tree, NamedSharding(self.mesh(), P()))
+        """A copy of `tree` on every device of the layout.
+
+        Give the first step of a sharded layout a replicated state and data: no step then has to move them, and the
+        second call, whose state comes from the first, finds the compiled program.
+        """
+        return jax.device_put(tree, NamedSharding(self.mesh(), P()) if self.shards > 1 else None)
 
     def chunk_of(self, num_tasks: int) -> int:
         """The chunk for this number of tasks.
@@ -93,7 +97,7 @@ def mean_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Call
             add = lambda total, chunk: (jax.tree.map(jnp.add, total, chunk_gradient(chunk)), None)  # noqa: E731
             total, _ = lax.scan(add, zeros, items)
             result = jax.tree.map(lambda leaf: leaf / chunks, total)
-        return lax.pmean(result, AXIS)
+        return lax.pmean(result, AXIS) if layout.shards > 1 else result
 
     return _sharded(shard_mean, layout, P())
 
@@ -129,6 +133,8 @@ def _sharded(function: Callable[[Any, Any], Any], layout: Layout, out: P) -> Cal
     def run(shared: Any, items: Any) -> Any:
         chunk = layout.chunk_of(jax.tree.leaves(items)[0].shape[0])
         chunked = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), items)
+        if layout.shards == 1:
+            return function(shared, chunked)
         return jax.shard_map(function, mesh=layout.mesh(), in_specs=(P(), P(AXIS)), out_specs=out, check_vma=False)(
             shared, chunked
         )

@@ -15,6 +15,7 @@ from innerloop.experiment.data import miniimagenet, omniglot
 from innerloop.experiment.data.omniglot import Labelled, Part
 from innerloop.layout import Layout
 from innerloop.models import Model, Normalisation
+from innerloop.tasks.images import require_episodes
 from innerloop.types import InnerRule, Loss, Meta, MetaLoss, TaskDistribution
 
 IMAGE_SHAPES = {
@@ -65,14 +66,29 @@ class Experiment:
             base: Any = tasks.Sinusoids(shots, queries, config.tasks.amplitude, config.tasks.phase, config.tasks.inputs)
         else:
             images = (self.data.parts or {})[part]
-            try:
-                base = tasks.Episodes.from_labels(*images, ways=config.tasks.ways, shots=shots, queries=queries)
-            except InnerloopError as error:
-                raise InnerloopError(f"The {part} part of the data does not give such episodes: {error}") from error
+            base = tasks.Episodes.from_labels(*images, ways=config.tasks.ways, shots=shots, queries=queries)
         return tasks.Referenced(base) if "inductive" in self.judges else base
 
     def training_tasks(self) -> TaskDistribution:
         return self.distribution("train", self.config.tasks.shots, self.config.tasks.queries)
+
+    def require_tasks(self) -> None:
+        """Check before training that all the episodes of training and evaluation can be drawn.
+
+        Raises:
+            InnerloopError: naming the part of the data that cannot give them.
+        """
+        settings, evaluation = self.config.tasks, self.config.evaluation
+        if isinstance(settings, SinusoidTasks) or not self.data.parts:
+            return
+        for part, images in self.data.parts.items():
+            training = part == "train"
+            for shots in (settings.shots,) if training else evaluation.shots:
+                queries = settings.queries if training else evaluation.queries
+                try:
+                    require_episodes(images.y, ways=settings.ways, shots=shots, queries=queries)
+                except InnerloopError as error:
+                    raise InnerloopError(f"The {part} part of the data does not give such episodes: {error}") from error
 
     def scale_metric(self) -> tuple[str, float, str]:
         """What a score is: its metric, the factor to its unit, and the unit."""

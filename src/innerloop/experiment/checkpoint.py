@@ -42,6 +42,7 @@ def write(directory: Path, step: int, state: Any, keep: int) -> Path:
     partial = directory / f"partial-{os.getpid()}-{step}"
     content = save(_to_arrays(state))
     manifest = {"format": FORMAT, "step": step, "sha256": {STATE: hashlib.sha256(content).hexdigest()}}
+    manifest["checksum"] = _checksum(manifest)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -92,12 +93,18 @@ def _verified(path: Path) -> bytes | None:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         content = (path / STATE).read_bytes()
-        whole = manifest["sha256"][STATE] == hashlib.sha256(content).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = manifest.pop("checksum") == _checksum(manifest)
+        whole &= manifest["sha256"][STATE] == hashlib.sha256(content).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if whole and manifest["format"] != FORMAT:
         raise InnerloopError(f"{path} has the format {manifest['format']}; this version of innerloop reads {FORMAT}.")
     return content if whole else None
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    """The manifest's own SHA-256, without that entry."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _all(directory: Path) -> list[Path]:

@@ -72,10 +72,6 @@ class Recorder:
     """
 
     def __init__(self, path: Path, tensorboard: Path | None):
-        try:
-            self._file = path.open("a")
-        except OSError as error:
-            raise InnerloopError(f"{path} cannot be written ({error.strerror}).") from error
         self._path = path
         self._writer: Any = None
         if tensorboard:
@@ -86,6 +82,10 @@ class Recorder:
                     "--log.tensorboard needs tensorboardX; install it with: pip install 'innerloop[tensorboard]'"
                 ) from error
             self._writer = SummaryWriter(str(tensorboard))
+        try:
+            self._file = path.open("a")
+        except OSError as error:
+            raise InnerloopError(f"{path} cannot be written ({error.strerror}).") from error
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """Write one record.

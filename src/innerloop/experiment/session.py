@@ -5,6 +5,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from innerloop.errors import InnerloopError
 from innerloop.experiment import run as runs
@@ -23,26 +24,27 @@ def run_to_the_end(config: Config) -> int:
     path = runs.directory_of(config)
     with runs.locked(path):
         stored = runs.stored(path)
-        set_up(stored.config if stored else config)
         from innerloop.experiment import training
         from innerloop.experiment.build import build
 
         if stored:
+            set_up(stored.config)
             config = replace(config, layout=stored.config.layout)
             runs.require_same(stored, config)
             run = runs.Run(path, config)
         else:
-            config = resolved(config)
+            config = set_up(config)
             run = runs.create(path, config)
         progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
         experiment = build(config, progress.say)
+        experiment.require_tasks()
         progress.say(describe(config))
         try:
             state = training.train(run, experiment, progress)
         except training.InterruptedTraining:
             progress.say(f"stopped and saved; continue with: innerloop resume {path}")
             return 130
-        finish(run, experiment, state, progress)
+        finish(run, experiment, state, progress, again=False)
     return 0
 
 
@@ -60,14 +62,14 @@ def score_and_report(path: Path, config: Config, *, again: bool) -> None:
         finish(run, experiment, state, progress, again=again)
 
 
-def finish(run: runs.Run, experiment, state, progress: Progress, *, again: bool = True) -> None:
-    """Evaluate, print the table and write the report."""
+def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, again: bool) -> None:
+    """Evaluate (again, or if it was not yet), print the table and write the report."""
     from innerloop.experiment import report, scoring
 
-    if again or not run.evaluation.exists():
-        result = scoring.score(run, experiment, state.meta, int(state.step), progress)
-    else:
-        result = json.loads(run.evaluation.read_text())
+    step = int(state.step)
+    result = json.loads(run.evaluation.read_text()) if run.evaluation.exists() and not again else {}
+    if result.get("meta_steps") != step:
+        result = scoring.score(run, experiment, state.meta, step, progress)
     progress.say(scoring.as_text(result))
     try:
         with progress.timed("writing the report"):
@@ -80,29 +82,28 @@ def finish(run: runs.Run, experiment, state, progress: Progress, *, again: bool 
     progress.say(f"report: {run.report.resolve()}")
 
 
-def set_up(config: Config) -> None:
+def set_up(config: Config) -> Config:
     """Prepare JAX: one CPU device for each shard, and compiled programs kept between sessions.
 
     Must come before JAX computes anything.
+
+    Returns:
+        The configuration with the layout chosen for this machine, if it was not yet.
     """
     import jax
 
-    shards = config.layout.shards or runs.cores()
-    jax.config.update("jax_num_cpu_devices", shards)
+    from innerloop.experiment.build import resolve_layout
+
+    on_cpu = resolve_layout(config, runs.cores(), "cpu", 1)
+    if jax.config.jax_num_cpu_devices < on_cpu.layout.shards:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_num_cpu_devices", on_cpu.layout.shards)
     cache = store.cache_dir() / "xla"
     cache.mkdir(exist_ok=True, mode=0o700)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-
-
-def resolved(config: Config) -> Config:
-    """The configuration with the layout chosen for this machine."""
-    import jax
-
-    from innerloop.experiment.build import resolve_layout
-
-    return resolve_layout(config, runs.cores(), jax.default_backend(), jax.device_count())
+    platform = jax.default_backend()
+    return on_cpu if platform == "cpu" else resolve_layout(config, runs.cores(), platform, jax.device_count())
 
 
 def describe(config: Config) -> str:

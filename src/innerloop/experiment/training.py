@@ -191,8 +191,8 @@ def require_finite_state(state: MetaState, step: int, saved: int, config: Config
 def _diverged(what: str, step: int, saved: int, config: Config) -> None:
     kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
     raise InnerloopError(
-        f"Training diverged: {what} at step {step} with --inner.learning-rate {config.inner.learning_rate} and "
-        f"--outer.learning-rate {config.outer.learning_rate}; lower one of them in a new --run-dir ({kept})."
+        f"Training diverged: {what} at step {step} with --inner.learning-rate {config.inner.learning_rate:g} and "
+        f"--outer.learning-rate {config.outer.learning_rate:g}; lower one of them in a new --run-dir ({kept})."
     )
 
 

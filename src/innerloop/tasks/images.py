@@ -1,6 +1,7 @@
 """N-way K-shot episodes from any labelled examples: images, or whatever else comes in classes."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,9 @@ class Episodes:
         queries: query examples of each class.
     """
 
-    data: Array
-    starts: Array
-    counts: Array
+    data: Any  # arrays; but JAX also builds this tree with descriptions of arrays in their place
+    starts: Any
+    counts: Any
     ways: int = field(metadata={"static": True})
     shots: int = field(metadata={"static": True})
     queries: int = field(metadata={"static": True})
@@ -61,35 +62,19 @@ class Episodes:
             raise InnerloopError(
                 f"There are {len(data)} examples but labels of shape {list(labels.shape)}; give one label for each."
             )
-        if labels.dtype.kind not in "iuUSOb":
-            raise InnerloopError(
-                f"Class labels are {labels.dtype} numbers; they must be integers or strings (for real targets, use "
-                f"regression)."
-            )
-        if min(ways, shots, queries) < 1:
-            raise InnerloopError(
-                f"An episode needs at least 1 way, shot and query, not ways={ways}, shots={shots}, queries={queries}."
-            )
         if data.dtype.kind == "f":
             bad = np.flatnonzero(~np.isfinite(data).reshape(len(data), -1).all(axis=1))
             if bad.size:
                 raise InnerloopError(
                     f"{bad.size} of {len(data)} examples hold NaN or infinite values, the first at index {bad[0]}; "
-                    f"mend or drop them."
+                    "mend or drop them."
                 )
         elif data.dtype != np.uint8:
             raise InnerloopError(
                 f"Examples are of type {data.dtype}; they must be unsigned bytes (pixels) or floating-point numbers."
             )
-        names, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        if ways > len(names):
-            raise InnerloopError(f"ways={ways}, but there are only {len(names)} classes; lower ways.")
-        smallest = int(np.argmin(counts))
-        if shots + queries > counts[smallest]:
-            raise InnerloopError(
-                f"shots={shots} + queries={queries} examples are asked of every class, but class {names[smallest]!s} "
-                f"has only {counts[smallest]}; lower one of them."
-            )
+        require_episodes(labels, ways=ways, shots=shots, queries=queries)
+        _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         as_index = lambda values: jnp.asarray(values, jnp.int32)  # noqa: E731
@@ -115,6 +100,31 @@ class Episodes:
         return Task(batch(indices[:, : self.shots]), batch(indices[:, self.shots :]))
 
 
+def require_episodes(labels: np.ndarray, *, ways: int, shots: int, queries: int) -> None:
+    """Check that such episodes can be drawn from examples with these labels.
+
+    Raises:
+        InnerloopError: if there are too few classes or examples, or if labels are real numbers.
+    """
+    if labels.dtype.kind not in "iuUSOb":
+        raise InnerloopError(
+            f"Class labels are {labels.dtype} numbers; they must be integers or strings (real targets need regression)."
+        )
+    if min(ways, shots, queries) < 1:
+        raise InnerloopError(
+            f"An episode needs at least 1 way, shot and query, not ways={ways}, shots={shots}, queries={queries}."
+        )
+    names, counts = np.unique(labels, return_counts=True)
+    if ways > len(names):
+        raise InnerloopError(f"ways={ways}, but there are only {len(names)} classes; lower ways.")
+    smallest = int(np.argmin(counts))
+    if shots + queries > counts[smallest]:
+        raise InnerloopError(
+            f"shots={shots} + queries={queries} examples are asked of every class, but class {names[smallest]!s} "
+            f"has only {counts[smallest]}; lower one of them."
+        )
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batches:
@@ -126,8 +136,8 @@ class Batches:
         size: examples in a batch.
     """
 
-    data: Array
-    labels: Array
+    data: Any
+    labels: Any
     size: int = field(metadata={"static": True})
 
     @classmethod

@@ -1,10 +1,11 @@
 """Distributions made of other distributions."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
-from innerloop.types import PRNGKey, Task, TaskDistribution
+from innerloop.types import PRNGKey, Task
 
 
 @jax.tree_util.register_dataclass
@@ -16,7 +17,7 @@ class Referenced:
         tasks: a distribution of tasks of `Examples`.
     """
 
-    tasks: TaskDistribution
+    tasks: Any  # a TaskDistribution; but JAX also builds this tree with other leaves
 
     def sample(self, key: PRNGKey, num_tasks: int) -> Task:
         """Draw tasks with `query.reference` set."""

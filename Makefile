@@ -1,0 +1,46 @@
+# Everything sets itself up: only Python 3.11 or newer and make are needed.
+#
+#   make demo      meta-train on sinusoids, evaluate, write a report (about a minute)
+#   make test      lint, types, layers, documentation examples, tests (under ten minutes)
+#   make test-all  the same, with the slow tests
+#   make docs      the documentation, warnings as errors
+#   make benchmark the measurements under benchmarks/results/ that take minutes, not hours
+
+SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$each -c '$(SUITABLE)' >/dev/null 2>&1 && echo $$each && break; done)
+BIN := .venv/bin
+SETTINGS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-all lint docs golden clean
+
+demo: .venv/.ready-all
+	$(BIN)/innerloop train demo
+
+test: lint
+	$(BIN)/pytest -q --numprocesses 2 --dist worksteal
+
+test-all: lint
+	$(BIN)/pytest -q --numprocesses 2 --dist worksteal -m "slow or not slow"
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: .venv/.ready-dev
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
+	@echo "open docs/_build/index.html"
+
+golden: .venv/.ready-dev
+	$(BIN)/python tests/golden/regenerate.py
+
+clean:
+	rm -rf .venv docs/_build docs/generated .pytest_cache .ruff_cache
+
+.venv/.ready-%: $(SETTINGS)
+	@test -n "$(PYTHON)" || { echo "innerloop needs Python 3.11 or newer; give its path: make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@

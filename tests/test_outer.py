@@ -1,0 +1,138 @@
+"""The outer loop: layouts agree, steps group freely, nothing is compiled twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import innerloop as il
+from innerloop import InnerloopError, Layout, Meta, losses, models, outer, rules, tasks
+from innerloop.layout import mean_over_tasks
+from oracles import quadratic_loss, quadratic_task
+
+KEY = jax.random.key(0)
+LAYOUTS = [Layout(), Layout(chunk=1), Layout(chunk=3), Layout(shards=2), Layout(shards=2, chunk=1), Layout(2, 3)]
+
+
+def sinusoid_step(layout=Layout(), optimizer=None, meta_batch=6, rule=None):
+    model = models.mlp(1, (16,), 1, initializer=models.glorot)
+    loss = losses.supervised(model, losses.squared_error)
+    rule = rule or rules.sgd(0.01)
+    optimizer = optimizer or optax.adam(1e-2)
+    step = il.meta_step(il.meta_loss(loss, rule=rule, steps=2), optimizer, meta_batch=meta_batch, layout=layout)
+    return step, il.init(model.init(jax.random.key(1)), rule, optimizer, jax.random.key(2))
+
+
+def leaves_of(state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.meta, state.optimizer, state.step))]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_layout_does_not_change_the_meta_gradient(layout):
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[quadratic_task(seed) for seed in range(6)])
+    loss = il.meta_loss(quadratic_loss, rule=rules.sgd(0.1), steps=2)
+    theta = Meta(jnp.arange(4.0), ())
+    gradient, metrics = jax.jit(il.meta_gradient(loss, layout))(theta, batch, KEY)
+    by_hand = [
+        jax.grad(loss, has_aux=True)(theta, jax.tree.map(lambda leaf, i=i: leaf[i], batch), jax.random.fold_in(KEY, i))
+        for i in range(6)
+    ]
+    np.testing.assert_allclose(gradient.params, np.mean([each[0].params for each in by_hand], axis=0), rtol=1e-5)
+    after = np.mean([each[1]["loss_after"] for each in by_hand])
+    np.testing.assert_allclose(metrics["loss_after"], after, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:], ids=str)
+def test_the_layout_does_not_change_training(layout):
+    plain_step, plain = sinusoid_step()
+    step, state = sinusoid_step(layout)
+    plain, _ = jax.jit(outer.repeat(plain_step))(plain, tasks.Sinusoids(), 5)
+    state, _ = jax.jit(outer.repeat(step))(state, tasks.Sinusoids(), 5)
+    for ours, theirs in zip(leaves_of(state), leaves_of(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(2, 1)], ids=str)
+def test_grouping_steps_does_not_change_a_bit(layout):
+    """One dispatch of seven steps, and dispatches of three, one, and three, end in the same bits."""
+    step, state = sinusoid_step(layout)
+    run = jax.jit(outer.repeat(step))
+    together, _ = run(state, tasks.Sinusoids(), np.int32(7))
+    for count in (3, 1, 3):
+        state, _ = run(state, tasks.Sinusoids(), np.int32(count))
+    assert all((a == b).all() for a, b in zip(leaves_of(together), leaves_of(state), strict=True))
+
+
+def test_calling_twice_gives_the_same_bits_and_compiles_once():
+    step, state = sinusoid_step()
+    run = jax.jit(outer.repeat(step))
+    first, _ = run(state, tasks.Sinusoids(), np.int32(3))
+    again, _ = run(state, tasks.Sinusoids(), np.int32(3))
+    run(first, tasks.Sinusoids(), np.int32(50))
+    assert all((a == b).all() for a, b in zip(leaves_of(first), leaves_of(again), strict=True))
+    assert run._cache_size() == 1
+
+
+def test_every_step_draws_other_tasks():
+    step, state = sinusoid_step(optimizer=optax.sgd(0.0))
+    losses_seen = set()
+    run = jax.jit(step)
+    for _ in range(4):
+        state, metrics = run(state, tasks.Sinusoids())
+        losses_seen.add(float(metrics["loss_after"]))
+    assert len(losses_seen) == 4
+
+
+def test_meta_training_learns_sinusoids():
+    step, state = sinusoid_step(optimizer=optax.adam(3e-3), meta_batch=16)
+    run = jax.jit(outer.repeat(step), donate_argnums=0)
+    state, start = run(state, tasks.Sinusoids(), np.int32(10))
+    state, _ = run(state, tasks.Sinusoids(), np.int32(1000))
+    state, end = run(state, tasks.Sinusoids(), np.int32(100))
+    assert end["loss_after"] < 0.6 * start["loss_after"]
+
+
+def test_rule_parameters_are_learned():
+    step, state = sinusoid_step(rule=rules.meta_sgd(0.01))
+    before = np.asarray(state.meta.rule["head"]["kernel"])
+    state, _ = jax.jit(step)(state, tasks.Sinusoids())
+    assert (np.asarray(state.meta.rule["head"]["kernel"]) != before).all()
+
+
+def test_leaves_without_gradient_are_carried_along():
+    rule = rules.sgd(0.1)
+    loss = lambda params, batch, key: (jnp.mean((params["w"] * batch.x - batch.y) ** 2), {})  # noqa: E731
+    params = {"w": jnp.ones(()), "count": jnp.int32(7), "key": jax.random.key(3)}
+    optimizer = optax.adam(0.1)
+    step = il.meta_step(il.meta_loss(loss, rule=rule, steps=1), optimizer, meta_batch=2)
+    state, _ = jax.jit(step)(il.init(params, rule, optimizer, KEY), tasks.Sinusoids())
+    assert state.meta.params["count"] == 7
+    assert state.meta.params["w"] != 1
+
+
+def test_many_dispatches_in_flight_do_not_deadlock():
+    """Collectives of two in-process devices, with a hundred dispatches queued before the first is awaited."""
+    step, state = sinusoid_step(Layout(shards=2))
+    run = jax.jit(outer.repeat(step), donate_argnums=0)
+    for _ in range(100):
+        state, metrics = run(state, tasks.Sinusoids(), np.int32(2))
+    assert np.isfinite(float(metrics["loss_after"]))
+
+
+def test_layouts_that_cannot_be_are_refused():
+    with pytest.raises(InnerloopError, match="at least 1 shard"):
+        Layout(shards=0)
+    with pytest.raises(InnerloopError, match=r"25 tasks do not divide into 2 shard\(s\) of chunks of 4"):
+        sinusoid_step(Layout(2, 4), meta_batch=25)
+    with pytest.raises(InnerloopError, match="shards=64, but JAX sees 2 device"):
+        Layout(shards=64).mesh()
+    with pytest.raises(InnerloopError, match="meta-batch has 0 tasks"):
+        sinusoid_step(meta_batch=0)
+
+
+def test_mean_over_tasks_averages_values_of_any_shape():
+    function = lambda shared, item: (shared[0] * item, {"vector": item * jnp.arange(3.0)})  # noqa: E731
+    gradient, metrics = mean_over_tasks(function, Layout(2, 1))((jnp.float32(2.0),), jnp.arange(4.0))
+    assert float(gradient) == 1.5
+    np.testing.assert_allclose(metrics["vector"], 1.5 * np.arange(3))
