@@ -4,7 +4,8 @@
 #   make test      lint, types, layers, documentation examples, tests (under ten minutes)
 #   make test-all  the same, with the slow tests
 #   make docs      the documentation, warnings as errors
-#   make benchmark the measurements under benchmarks/results/ that take minutes, not hours
+#   make results   the tables of README.md and docs/results.md, from benchmarks/results/
+#   make golden    the golden loss curves, after a change that is meant to change them
 
 SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-all lint docs golden clean
+.PHONY: demo test test-all lint docs results golden clean
 
 demo: .venv/.ready-all
 	$(BIN)/innerloop train demo
@@ -28,10 +29,14 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/tables.py --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
 	@echo "open docs/_build/index.html"
+
+results: .venv/.ready-dev
+	$(BIN)/python benchmarks/tables.py
 
 golden: .venv/.ready-dev
 	$(BIN)/python tests/golden/regenerate.py

@@ -27,12 +27,11 @@ def adapt(
 
     With the rule's update $u$ and state $s$ (momentum, say),
 
-    $$ (\theta_{t+1}, s_{t+1}) = u\bigl(\theta_t, s_t, \nabla L(\theta_t, \text{support})\bigr), \qquad t = 0, \dots,
-    \text{steps} - 1 . $$
+    $$ (\theta_{t+1}, s_{t+1}) = u\bigl(\theta_t, s_t, \nabla L(\theta_t, \text{support})\bigr),
+       \qquad t = 0, \dots, \text{steps} - 1 . $$
 
-    Pure: works under `jit`, `vmap`, `grad` and `shard_map`, and is differentiable in `meta`, in `support` and in
-        whatever
-    `loss` closes over, as `adjoint` says.
+    The function is pure: it works under `jit`, `vmap`, `grad` and `shard_map`, and is differentiable in `meta`, in
+    `support` and in whatever `loss` closes over, as `adjoint` says.
 
     Args:
         loss: the inner loss of one task, `(params, batch, key) -> (scalar, metrics)`.

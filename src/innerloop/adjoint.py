@@ -91,8 +91,9 @@ class Mixed:
     $\lambda$ that of the inner loss,
 
     $$ \Bigl(\frac{\partial g}{\partial(\theta, z)}\Bigr)^{\!\top} v + \lambda\, \nabla_{(\theta,z)} L
-       = \frac{d}{d\varepsilon}\Bigl[(1 + \varepsilon\lambda)\, \nabla_{(\theta, z)} L(\theta + \varepsilon v,
-       z)\Bigr]_{\varepsilon=0} . $$
+       = \frac{d}{d\varepsilon}\Bigl[
+         (1 + \varepsilon\lambda)\, \nabla_{(\theta, z)} L(\theta + \varepsilon v, z)
+         \Bigr]_{\varepsilon=0} . $$
 
     Only $\theta_t$ and $z$ are kept from each step, never its activations. Pure forward mode (`jax.jvp`, `jax.jacfwd`
     of the meta-loss itself) is not available; forward mode *of its gradient* is, so Hessian-vector products work.

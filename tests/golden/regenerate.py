@@ -1,6 +1,4 @@
-"""Golden loss curves of two tiny recipes. `make golden` writes them anew, after a change that is meant to change
-them.
-"""
+"""Golden loss curves of two tiny recipes. `make golden` records them anew after an intended change."""
 
 import json
 from collections.abc import Callable
@@ -23,9 +21,7 @@ def sinusoid() -> tuple[il.Loss, models.Model, tasks.Sinusoids, int]:
 
 
 def shapes() -> tuple[il.Loss, models.Model, tasks.Episodes, int]:
-    """Episodes of noisy patterns, one pattern for each class, and the four-convolution network with its
-    normalisation.
-    """
+    """Episodes of noisy patterns, one pattern for each class, for the normalised four-convolution network."""
     rng = np.random.default_rng(0)
     patterns = rng.uniform(0, 150, (12, 1, 16, 16, 1))
     images = np.clip(patterns + rng.uniform(0, 100, (12, 6, 16, 16, 1)), 0, 255).astype(np.uint8)

@@ -1,0 +1,54 @@
+"""Keep the result of a finished run under benchmarks/results/, with all that its figures depend on.
+
+    python benchmarks/record.py RUN [RUN ...]
+
+Then `make results` writes the tables of README.md and docs/results.md from what is kept.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from innerloop.experiment import run as runs
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def record(path: Path) -> Path:
+    """Write one result, and return its file."""
+    run = runs.existing(path)
+    evaluation = json.loads(run.evaluation.read_text())
+    rates = [each["tasks_per_second"] for each in run.records()]
+    config = run.config
+    result: dict[str, Any] = {
+        "recipe": config.recipe,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "meta_steps": evaluation["meta_steps"],
+        "training_seconds": round(sum(training_seconds(run)), 1),
+        "tasks_per_second": round(statistics.median(rates), 1),
+        "environment": json.loads(run.environment.read_text()),
+        "evaluation": evaluation,
+    }
+    name = path.resolve().name
+    target = RESULTS / f"{name}.json"
+    RESULTS.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    return target
+
+
+def training_seconds(run: runs.Run) -> list[float]:
+    """Seconds of each record's meta-steps, from its rate; compiling, validation and evaluation are not in it."""
+    records = run.records()
+    starts = [0, *(each["step"] for each in records)]
+    return [
+        (each["step"] - start) * run.config.outer.meta_batch / each["tasks_per_second"]
+        for start, each in zip(starts, records, strict=False)
+    ]
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(record(Path(argument)))

@@ -1,0 +1,144 @@
+"""Write the tables of README.md and docs/results.md from benchmarks/results/: no figure in them is typed by hand.
+
+python benchmarks/tables.py          write
+python benchmarks/tables.py --check  exit with 1 if what is written is not up to date
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from innerloop.experiment.progress import duration
+from innerloop.experiment.recipes import RECIPES, Published
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+START, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
+METHODS = {"maml": "MAML", "fomaml": "first-order MAML"}
+
+
+def results() -> list[dict[str, Any]]:
+    """The kept results of runs, in the order of the recipes."""
+    order = list(RECIPES)
+    kept = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    kept = [each for each in kept if each.get("recipe") in order]
+    return sorted(kept, key=lambda each: (order.index(each["recipe"]), -len(each["algorithm"]), each["seed"]))
+
+
+def short_table() -> str:
+    """The table of README.md: the final score of each run beside the published one."""
+    lines = [
+        "| recipe | algorithm | meta-steps | inner steps | ours | published | training, two cores |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [row for result in results() for row in rows_of(result)]
+    measured = {result["recipe"] for result in results()}
+    for name in RECIPES:
+        if name not in measured | {"demo"}:
+            figures = next(iter(RECIPES[name].published))
+            lines.append(f"| `{name}` | maml | | {figures.steps} | not yet measured | {unit(figures.text, name)} | |")
+    return "\n".join(lines)
+
+
+def rows_of(result: dict[str, Any]) -> list[str]:
+    recipe = RECIPES[result["recipe"]]
+    evaluation = result["evaluation"]
+    table = evaluation["tables"][0]
+    row = table["rows"][0]
+    published = {
+        each.steps: each
+        for each in recipe.published
+        if each.shots == table["shots"] and each.method == METHODS.get(result["algorithm"])
+    }
+    last = len(row["metrics"][evaluation["metric"]]["mean"]) - 1
+    minutes = duration(result["training_seconds"])
+    pace = f"{minutes} ({result['tasks_per_second']:,.0f} tasks/s)"
+    return [
+        f"| `{result['recipe']}` seed {result['seed']} | {result['algorithm']} | {result['meta_steps']:,} | {step} "
+        f"| {score(evaluation, row, step)} | {published_cell(published.get(step), result['recipe'])} | {pace} |"
+        for step in (sorted(published) or [last])
+    ]
+
+
+def published_cell(figure: Published | None, recipe: str) -> str:
+    return unit(figure.text, recipe) if figure else ""
+
+
+def score(evaluation: dict[str, Any], row: dict[str, Any], step: int) -> str:
+    values, factor = row["metrics"][evaluation["metric"]], evaluation["factor"]
+    text = f"{values['mean'][step] * factor:.2f} ± {values['interval'][step] * factor:.2f}"
+    return f"**{unit(text, evaluation['recipe'])}**"
+
+
+def unit(text: str, recipe: str) -> str:
+    return text if recipe in ("sinusoid", "demo") else f"{text} %"
+
+
+def page() -> str:
+    """The whole of docs/results.md."""
+    lines = [
+        "# Measured results",
+        "",
+        "Written by `make results` from `benchmarks/results/`, where each file holds the command, commit, seed, "
+        "versions and "
+        "machine of its run. Scores are means over 600 test tasks with their 95 % interval; accuracies are of the "
+        "transductive "
+        "kind unless marked, as the published ones are.",
+        "",
+        short_table(),
+        "",
+    ]
+    for result in results():
+        lines += section(result)
+    return "\n".join(lines)
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    evaluation, machine = result["evaluation"], result["environment"]["machine"]
+    commit = (result["environment"]["commit"] or "unknown")[:10]
+    lines = [
+        f"## {result['recipe']}, {result['algorithm']}, seed {result['seed']}",
+        "",
+        f"`{' '.join(result['environment']['command'])}`, commit {commit}, {machine['processor']} with "
+        f"{machine['cores']} cores, "
+        f"jax {result['environment']['versions']['jax']}; {result['meta_steps']:,} meta-steps in "
+        f"{duration(result['training_seconds'])} ({result['tasks_per_second']:,.0f} tasks/s, median).",
+        "",
+    ]
+    for table in evaluation["tables"]:
+        last = len(table["rows"][0]["metrics"][evaluation["metric"]]["mean"]) - 1
+        steps = [step for step in (0, 1, 3, 5, 10) if step <= last]
+        lines += [
+            f"| {table['shots']}-shot, {evaluation['unit']} | step size | "
+            f"{' | '.join(f'after {step}' for step in steps)} |",
+            "|---|---|" + "---|" * len(steps),
+        ]
+        for row in table["rows"]:
+            name = row["method"] if row["judge"] == "query" else f"{row['method']}, {row['judge']}"
+            cells = " | ".join(score(evaluation, row, step).strip("*") for step in steps)
+            lines.append(f"| {name} | {row['learning_rate']:g} | {cells} |")
+        lines.append("")
+    return lines
+
+
+def readme() -> str:
+    """README.md with its table written anew."""
+    text = (ROOT / "README.md").read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n{short_table()}\n{END}{after}"
+
+
+def main(check: bool) -> int:
+    wanted = {ROOT / "README.md": readme(), ROOT / "docs" / "results.md": page()}
+    stale = [path for path, text in wanted.items() if path.read_text() != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
+        if not check:
+            path.write_text(wanted[path])
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))
