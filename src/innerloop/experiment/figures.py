@@ -15,7 +15,7 @@ from innerloop.errors import InnerloopError
 from innerloop.experiment.build import Experiment
 from innerloop.experiment.config import SinusoidTasks
 from innerloop.experiment.recipes import Published
-from innerloop.outer import sample_task
+from innerloop.outer import sample_task as sample_one
 from innerloop.types import Meta
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
@@ -95,6 +95,8 @@ def learning_curves(records: Sequence[dict[str, Any]], regression: bool) -> str:
         axis.set(xlabel="meta-step", ylabel="mean squared error" if regression else name)
         if name == "loss":
             axis.set_yscale("log")
+            for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                which("{x:.3g}")
     axes[0][0].legend(fontsize=8)
     return as_svg(figure)
 
@@ -164,11 +166,11 @@ def episode(experiment: Experiment, meta: Meta, queries: int = 2) -> str:
     task = sample_task(distribution, key)
     trajectory = _trajectory(experiment, config.evaluation.steps)(meta, task.support, key)
 
-    def predictions(step: int) -> np.ndarray:
-        params = jax.tree.map(lambda leaf: leaf[step], trajectory)
-        return np.asarray(experiment.model.apply(params, task.query.x)).argmax(-1)
+    @jax.jit
+    def predictions(trajectory: Any, x: Any, step: int) -> Any:
+        return experiment.model.apply(jax.tree.map(lambda leaf: leaf[step], trajectory), x).argmax(-1)
 
-    before, after = predictions(0), predictions(config.evaluation.steps)
+    before, after = (np.asarray(predictions(trajectory, task.query.x, step)) for step in (0, config.evaluation.steps))
     shown = min(shots, 3)
     rows = shown + queries
     figure, axes = pyplot().subplots(rows, ways, figsize=(max(1.05 * ways, 6), 1.35 * rows), squeeze=False)
@@ -238,6 +240,9 @@ def project(walks: np.ndarray) -> Paths:
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
     points = vectors[:, :2] * np.sqrt(values[:2])
     return Paths(points.reshape(*walks.shape[:2], 2), values[:2] / max(values.sum(), 1e-300))
+
+
+sample_task = jax.jit(sample_one)
 
 
 def _trajectory(experiment: Experiment, steps: int) -> Any:

@@ -106,7 +106,7 @@ def judges(result: dict[str, Any]) -> str:
     if {row["judge"] for table in result["tables"] for row in table["rows"]} == {"query"}:
         return ""
     return (
-        f"<b>Transductive</b>: the {counted(result['queries'], 'query image')} of each class are normalised together, "
+        f"<b>Transductive</b>: the query images of a task ({result['queries']} of each class) are normalised together, "
         f"by "
         "their own statistics, as in the published figures. <b>Inductive</b>: each query image is judged alone, with "
         "statistics that do not depend on the others."
