@@ -115,7 +115,7 @@ def duration(seconds: float) -> str:
     """Seconds as `1:02:03` or `2:03`.
 
     Example:
-        >>> duration(3723), duration(59.6)
+        >>> duration(3723.0), duration(59.6)
         ('1:02:03', '1:00')
     """
     minutes, rest = divmod(round(seconds), 60)
