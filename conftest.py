@@ -1,5 +1,9 @@
 """Set up before anything imports JAX: two CPU devices, and the annotated shapes checked at every call."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -7,6 +11,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 2)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for all workers and the programs that they start
+    os.environ["INNERLOOP_CACHE"] = tempfile.mkdtemp(prefix="innerloop-cache-")
+    atexit.register(shutil.rmtree, os.environ["INNERLOOP_CACHE"], ignore_errors=True)
 install_import_hook("innerloop", "beartype.beartype")
 
 

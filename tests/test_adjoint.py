@@ -93,7 +93,7 @@ def test_every_rule(name):
 def test_every_network(name):
     model, task, criterion, step = NETWORKS[name]()
     loss = losses.supervised(model, criterion)
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.init(KEY))
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), jax.jit(model.init)(KEY))
     smooth_adam = rules.from_optax(optax.adam(0.01, eps_root=1e-2))  # smooth on the scale of the finite differences
     agree(loss, smooth_adam, Meta(params, ()), task, steps=2, step=step)
 

@@ -16,9 +16,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     try:
         os.chdir(directory)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("INNERLOOP_CACHE", str(directory / "cache"))
-            assert cli.run(["train", "demo", "--run-dir=run", *TINY]) == 0
+        assert cli.run(["train", "demo", "--run-dir=run", *TINY]) == 0
     finally:
         os.chdir(before)
     return directory / "run"

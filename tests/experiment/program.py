@@ -17,16 +17,12 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "innerloop", *arguments]
 
 
-def environment(directory: Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "INNERLOOP_CACHE": str(directory.parent / "cache"), **more}
-
-
 def innerloop(directory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run to the end and return what it said."""
     return subprocess.run(
         command(*arguments),
         cwd=directory,
-        env=environment(directory, **more),
+        env={**os.environ, **more},
         capture_output=True,
         text=True,
         timeout=300,

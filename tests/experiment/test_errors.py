@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiment.program import TINY, environment
+from experiment.program import TINY
 from innerloop import cli
 from innerloop.experiment.data import omniglot, store
 
@@ -76,9 +76,8 @@ COMMAND_LINE = {
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """A directory and a cache of the test's own, and no way to the network."""
+    """A directory of the test's own, and no way to the network."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("INNERLOOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(store.VARIABLE, raising=False)
     monkeypatch.setattr(omniglot, "URL", "http://127.0.0.1:9")
 
@@ -242,7 +241,6 @@ def test_a_full_disk(capsys):
     Path("run/metrics.jsonl").unlink()
     process = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *TINY],
-        env=environment(Path.cwd()),
         capture_output=True,
         text=True,
         check=False,

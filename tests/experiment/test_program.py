@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from experiment.program import TINY, command, environment, innerloop
+from experiment.program import TINY, command, innerloop
 from innerloop import cli
 
-LONGER = [each for each in TINY if "iterations=40" not in each] + ["--outer.iterations=1500"]
+LONGER = [each for each in TINY if "iterations=40" not in each] + [
+    "--outer.iterations=1500",
+    "--evaluation.no-baselines",
+]
 
 
 def start(directory, *arguments):
     return subprocess.Popen(
         command("train", "demo", "--run-dir=run", *arguments),
         cwd=directory,
-        env=environment(directory),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -218,7 +220,6 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 def test_tensorboard(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("INNERLOOP_CACHE", str(tmp_path / "cache"))
     assert cli.run(["train", "demo", "--run-dir=run", *TINY, "--log.tensorboard", "--log.validate-every=4"]) == 0
     (events,) = Path("run/tensorboard").glob("events*")
     assert b"loss_after" in events.read_bytes()

@@ -47,7 +47,7 @@ def size(params):
     ids=["mlp", "omniglot", "miniimagenet", "resnet12"],
 )
 def test_shapes_and_sizes(model, image, outputs, parameters):
-    params = model.init(KEY)
+    params = jax.eval_shape(model.init, KEY)
     assert size(params) == parameters
     assert jax.eval_shape(model.apply, params, jnp.zeros((7, *image))).shape == (7, outputs)
 
@@ -84,12 +84,12 @@ def test_normalised_activations_have_mean_zero_and_variance_one():
 def test_given_moments_reproduce_the_batch_at_hand(name):
     """The statistics of the batch at hand, handed over, change nothing and are used in every layer."""
     model, task, *_ = NETWORKS[name]()
-    params = model.init(KEY)
+    apply = jax.jit(model.apply)
+    params = jax.jit(model.init)(KEY)
     x = jnp.asarray(task.support.x, jnp.float32)
-    moments = model.moments(params, x, None)
-    np.testing.assert_allclose(model.apply(params, x, moments=moments), model.apply(params, x), rtol=1e-4, atol=1e-5)
-    first = model.apply(params, x[:1], moments=moments)
-    np.testing.assert_allclose(first, model.apply(params, x)[:1], rtol=1e-3, atol=1e-4)
+    moments = jax.jit(model.moments)(params, x, None)
+    np.testing.assert_allclose(apply(params, x, moments=moments), apply(params, x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(apply(params, x[:1], moments=moments), apply(params, x)[:1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def set_up(config: Config) -> Config:
     cache.mkdir(exist_ok=True, mode=0o700)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # fifty small programs make a sitting
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
     platform = jax.default_backend()
     return on_cpu if platform == "cpu" else resolve_layout(config, runs.cores(), platform, jax.device_count())
