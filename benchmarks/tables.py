@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from innerloop.experiment.progress import duration
-from innerloop.experiment.recipes import RECIPES, Published
+from innerloop.experiment.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,43 +32,40 @@ def short_table() -> str:
         "| recipe | algorithm | meta-steps | inner steps | ours | published | training, two cores |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [row for result in results() for row in rows_of(result)]
+    lines += [row_of(result) for result in results()]
     measured = {result["recipe"] for result in results()}
     for name in RECIPES:
         if name not in measured | {"demo"}:
-            figures = next(iter(RECIPES[name].published))
-            lines.append(f"| `{name}` | maml | | {figures.steps} | not yet measured | {unit(figures.text, name)} | |")
+            figures = [each for each in RECIPES[name].published if each.method == METHODS["maml"]]
+            steps, texts = (" / ".join(each) for each in zip(*((str(f.steps), f.text) for f in figures), strict=True))
+            lines.append(f"| `{name}` | maml | | {steps} | not yet measured | {unit(texts, name)} | |")
     return "\n".join(lines)
 
 
-def rows_of(result: dict[str, Any]) -> list[str]:
+def row_of(result: dict[str, Any]) -> str:
     recipe = RECIPES[result["recipe"]]
     evaluation = result["evaluation"]
     table = evaluation["tables"][0]
     row = table["rows"][0]
     published = {
-        each.steps: each
+        each.steps: each.text
         for each in recipe.published
         if each.shots == table["shots"] and each.method == METHODS.get(result["algorithm"])
     }
     last = len(row["metrics"][evaluation["metric"]]["mean"]) - 1
-    minutes = duration(result["training_seconds"])
-    pace = f"{minutes} ({result['tasks_per_second']:,.0f} tasks/s)"
-    return [
-        f"| `{result['recipe']}` seed {result['seed']} | {result['algorithm']} | {result['meta_steps']:,} | {step} "
-        f"| {score(evaluation, row, step)} | {published_cell(published.get(step), result['recipe'])} | {pace} |"
-        for step in (sorted(published) or [last])
-    ]
-
-
-def published_cell(figure: Published | None, recipe: str) -> str:
-    return unit(figure.text, recipe) if figure else ""
+    steps = sorted(published) or [last]
+    ours = unit(" / ".join(score(evaluation, row, step) for step in steps), result["recipe"])
+    theirs = unit(" / ".join(published[step] for step in steps), result["recipe"]) if published else ""
+    pace = f"{duration(result['training_seconds'])} ({result['tasks_per_second']:,.0f} tasks/s)"
+    return (
+        f"| `{result['recipe']}` seed {result['seed']} | {result['algorithm']} | {result['meta_steps']:,} "
+        f"| {' / '.join(map(str, steps))} | **{ours}** | {theirs} | {pace} |"
+    )
 
 
 def score(evaluation: dict[str, Any], row: dict[str, Any], step: int) -> str:
     values, factor = row["metrics"][evaluation["metric"]], evaluation["factor"]
-    text = f"{values['mean'][step] * factor:.2f} ± {values['interval'][step] * factor:.2f}"
-    return f"**{unit(text, evaluation['recipe'])}**"
+    return f"{values['mean'][step] * factor:.2f} ± {values['interval'][step] * factor:.2f}"
 
 
 def unit(text: str, recipe: str) -> str:
@@ -116,7 +113,7 @@ def section(result: dict[str, Any]) -> list[str]:
         ]
         for row in table["rows"]:
             name = row["method"] if row["judge"] == "query" else f"{row['method']}, {row['judge']}"
-            cells = " | ".join(score(evaluation, row, step).strip("*") for step in steps)
+            cells = " | ".join(score(evaluation, row, step) for step in steps)
             lines.append(f"| {name} | {row['learning_rate']:g} | {cells} |")
         lines.append("")
     return lines

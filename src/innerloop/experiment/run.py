@@ -172,7 +172,7 @@ def environment(config: Config) -> dict[str, Any]:
     """What the figures of a run depend on beyond its configuration."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["innerloop", *sys.argv[1:]],
         "seed": config.seed,
         "commit": commit(),
         **environment_of_machine(),
