@@ -42,11 +42,12 @@ def images(side: int, channels: int = 1, seed: int = 0) -> Task:
     return Task(batch(), batch())
 
 
-def vectors(features: int = 3, outputs: int = 2, seed: int = 0) -> Task:
+def vectors(features: int = 3, outputs: int = 2, seed: int = 0, examples: int = 5) -> Task:
     rng = np.random.default_rng(seed)
 
     def batch() -> Examples:
-        return Examples(jnp.asarray(rng.normal(size=(5, features))), jnp.asarray(rng.normal(size=(5, outputs))))
+        x, y = rng.normal(size=(examples, features)), rng.normal(size=(examples, outputs))
+        return Examples(jnp.asarray(x), jnp.asarray(y))
 
     return Task(batch(), batch())
 

@@ -51,12 +51,13 @@ def gradient(adjoint, loss, rule, steps, meta, task):
     [
         (lambda unroll: Reverse(unroll), None),
         (lambda unroll: Mixed(unroll), None),
+        (lambda unroll: Mixed(segment=3 if unroll else 1), None),
         (lambda unroll: FirstOrder(unroll), 0),
         (lambda unroll: Truncated(2, Mixed(unroll)), 2),
         (lambda unroll: Truncated(2, Reverse(unroll)), 2),
         (lambda unroll: Truncated(0), 0),
     ],
-    ids=["reverse", "mixed", "first-order", "truncated-mixed", "truncated-reverse", "truncated-0"],
+    ids=["reverse", "mixed", "mixed-segmented", "first-order", "truncated-mixed", "truncated-reverse", "truncated-0"],
 )
 def test_closed_form(make, exact_steps, steps, unroll):
     theta, task = jnp.arange(4.0), quadratic_task(1)
@@ -198,6 +199,24 @@ def test_metrics_pass_through_and_carry_no_gradient():
 
     (value, metrics), grad = mixed_value_and_grad(loss)(jnp.ones(2), None)
     assert (float(value), float(metrics["size"]), int(metrics["count"]), grad.tolist()) == (2.0, 2.0, 3, [2.0, 2.0])
+
+
+def temporary_bytes(adjoint, steps):
+    """Of the compiled meta-gradient of a network whose activations outweigh its parameters."""
+    model, task = models.mlp(3, (16, 16), 2), vectors(examples=4000)
+    loss, params = losses.supervised(model, losses.squared_error), model.init(KEY)
+    value = meta_loss(loss, rule=rules.sgd(0.1), steps=steps, adjoint=adjoint)
+    compiled = jax.jit(jax.grad(lambda t: value(Meta(t, ()), task, KEY)[0])).lower(params).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_a_long_inner_loop():
+    """Mixed keeps parameters and no activations; Reverse keeps them of every step."""
+    one, many = (temporary_bytes(Mixed(unroll=0), steps) for steps in (2, 60))
+    parameters = 8 * sum(leaf.size for leaf in jax.tree.leaves(models.mlp(3, (16, 16), 2).init(KEY)))
+    assert many <= one + 1.1 * 60 * parameters
+    assert temporary_bytes(Mixed(segment=8), 60) <= one + 1.1 * 20 * parameters
+    assert temporary_bytes(Reverse(unroll=0), 60) > 10 * many
 
 
 def test_first_order_takes_no_second_derivative():

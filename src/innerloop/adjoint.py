@@ -64,6 +64,17 @@ def _loop(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, unro
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
 
 
+def _segmented(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, segment: int) -> tuple[Any, Any]:
+    """`lax.scan` that keeps the carry of every `segment`-th step for the backward pass, and recomputes the others."""
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    whole = steps // segment
+    even = jax.tree.map(lambda leaf: leaf[: whole * segment].reshape(whole, segment, *leaf.shape[1:]), xs)
+    rest = jax.tree.map(lambda leaf: leaf[whole * segment :], xs)
+    carry, first = lax.scan(jax.checkpoint(partial(lax.scan, step), prevent_cse=False), carry, even)
+    carry, last = lax.scan(step, carry, rest)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(-1, *a.shape[2:]), b]), first, last)
+
+
 @dataclass(frozen=True)
 class Reverse:
     r"""Reverse mode over reverse mode, the reference against which the others are tested.
@@ -95,20 +106,35 @@ class Mixed:
          (1 + \varepsilon\lambda)\, \nabla_{(\theta, z)} L(\theta + \varepsilon v, z)
          \Bigr]_{\varepsilon=0} . $$
 
-    Only $\theta_t$ and $z$ are kept from each step, never its activations. Pure forward mode (`jax.jvp`, `jax.jacfwd`
-    of the meta-loss itself) is not available; forward mode *of its gradient* is, so Hessian-vector products work.
+    Only $\theta_t$ and $z$ are kept from each step of a scanned loop, never its activations: temporary memory is that
+    of one step plus `steps` times the size of the adapted parameters. With `segment=m` it is that of one step plus
+    `steps / m + m` times their size, for one more evaluation of each inner gradient; $m \approx \sqrt{\text{steps}}$
+    needs least. (XLA shares the recomputed activations of an *unrolled* loop with those of the forward pass, which is
+    faster and takes the memory of `Reverse`.)
+
+    Pure forward mode (`jax.jvp`, `jax.jacfwd` of the meta-loss itself) is not available; forward mode *of its gradient*
+    is, so Hessian-vector products work.
 
     Args:
         unroll: the largest number of inner steps that are unrolled; longer loops run as a `lax.scan`.
+        segment: keep the parameters at the start of every `segment` inner steps only, and recompute those in between.
 
     Reference:
         Kemaev et al.: Scalable Meta-Learning via Mixed-Mode Differentiation, 2025, arXiv 2505.00793.
     """
 
     unroll: int = 5
+    segment: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.segment is not None and self.segment < 1:
+            raise InnerloopError(f"Mixed(segment={self.segment}) cannot recompute fewer than 1 step; use 1 or more.")
 
     def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
-        return _loop(partial(update, mixed_value_and_grad(loss)), carry, xs, self.unroll)
+        step = partial(update, mixed_value_and_grad(loss))
+        if self.segment is None:
+            return _loop(step, carry, xs, self.unroll)
+        return _segmented(step, carry, xs, self.segment)
 
 
 @dataclass(frozen=True)
