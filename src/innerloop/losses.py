@@ -61,7 +61,7 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
 
     Returns:
         A `Loss` over `Examples`. If the model stores running averages and `statistics` is `"batch"`, the loss also
-        moves them, see `innerloop.models.norm.track`.
+        moves them, see `innerloop.losses.track`.
 
     Raises:
         InnerloopError: if the model cannot take statistics from elsewhere.

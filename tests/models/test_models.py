@@ -117,6 +117,34 @@ def test_adapters_train_end_to_end(name):
     assert np.mean(history[-3:]) < 0.9 * np.mean(history[:3])
 
 
+@pytest.mark.parametrize("name", ["mlp", "convnet-stride", "convnet-max-pool"])
+def test_bfloat16_gives_the_meta_gradient_of_float32(name):
+    """The parameters stay float32, and the meta-gradient is that of single precision to within the short rounding."""
+    model, task, criterion, _ = NETWORKS[name]()
+    params = model.init(KEY)
+
+    def meta_gradient(model):
+        value = il.meta_loss(losses.supervised(model, criterion), rule=rules.sgd(0.1), steps=2)
+        return jax.jit(jax.grad(lambda params: value(il.Meta(params, ()), task, KEY)[0]))(params)
+
+    short = models.in_precision(model, jnp.bfloat16)
+    assert jax.eval_shape(short.init, KEY) == jax.eval_shape(model.init, KEY)
+    exact, rounded = meta_gradient(model), meta_gradient(short)
+    assert {leaf.dtype for leaf in jax.tree.leaves(rounded)} == {jnp.dtype("float32")}
+    difference = optax.tree.norm(optax.tree.sub(exact, rounded)) / optax.tree.norm(exact)
+    assert 1e-5 < difference < 0.1
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_computes_in_double_precision():
+    model = models.in_precision(models.convnet((8, 8, 1), 3, filters=4, blocks=2), jnp.float64)
+    params = model.init(KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
+    x = jax.random.normal(KEY, (2, 8, 8, 1), jnp.float32)
+    assert model.apply(params, x).dtype == jnp.float64
+    assert model.moments(params, x, None)["norm1"]["mean"].dtype == jnp.float64
+
+
 class Dropout(nnx.Module):
     def __init__(self, *, rngs):
         self.drop = nnx.Dropout(0.5, rngs=rngs)

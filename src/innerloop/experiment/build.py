@@ -170,6 +170,8 @@ def network(config: Config, outputs: int | None = None) -> Model:
                 "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
             )
         model = models.resnet12(image, outputs, filters=net.widths, normalisation=normalisation)
+    if net.precision != "float32":
+        model = models.in_precision(model, net.precision)
     if net.normalisation == "running":
         shape = image or (1,)
         return models.with_running_statistics(model, jax.ShapeDtypeStruct((2, *shape), np.float32))

@@ -86,6 +86,8 @@ class Network:
     """whether the inner loop adapts scale and shift"""
     running_decay: float = 0.9
     """decay of the running averages"""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """in which the network computes; what is learned stays float32 under bfloat16, and is float64 under float64"""
 
 
 @dataclass(frozen=True)

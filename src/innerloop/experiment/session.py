@@ -97,6 +97,8 @@ def set_up(config: Config) -> Config:
     on_cpu = resolve_layout(config, runs.cores(), "cpu", 1)
     if jax.config.jax_num_cpu_devices < on_cpu.layout.shards:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_num_cpu_devices", on_cpu.layout.shards)
+    if config.network.precision == "float64":
+        jax.config.update("jax_enable_x64", True)
     cache = store.cache_dir() / "xla"
     cache.mkdir(exist_ok=True, mode=0o700)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -6,6 +6,7 @@ from innerloop.models.convnet import SHIFT_ONLY, convnet
 from innerloop.models.layers import glorot, normal, truncated_normal
 from innerloop.models.mlp import mlp
 from innerloop.models.norm import Normalisation, with_running_statistics
+from innerloop.models.precision import in_precision
 from innerloop.models.resnet import resnet12
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "glorot",
+    "in_precision",
     "mlp",
     "normal",
     "resnet12",

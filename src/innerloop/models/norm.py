@@ -50,8 +50,9 @@ class Normalisation:
             moments: mean and variance to use in each layer; `None`: those of `x`.
 
         Returns:
-            The normalised array, and the moments that were used in this layer.
+            The normalised array, and the moments that were used in this layer, which are in at least single precision.
         """
+        short, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if moments is None:
             axes = tuple(range(x.ndim - 1))
             mean = jnp.mean(x, axes)
@@ -62,7 +63,7 @@ class Normalisation:
         if self.scale:
             factor *= weights["scale"]
         y = (x - used["mean"]) * factor
-        return (y + weights["shift"] if self.shift else y), {layer: used}
+        return (y + weights["shift"] if self.shift else y).astype(short), {layer: used}
 
 
 Forward: TypeAlias = Callable[[Params, Any, PRNGKey | None, Moments | None], tuple[Array, Moments]]
@@ -84,8 +85,9 @@ def from_forward(init: Callable[[PRNGKey], Params], forward: Forward, normalised
 def with_running_statistics(model: Model, inputs: jax.ShapeDtypeStruct) -> Model:
     """The model with stored averages of its statistics, as a part of its parameters named `running`.
 
-    They are neither adapted (leave them out with `rules.masked`) nor moved by the outer optimiser's rule; give them
-    their own with `running_average`. The loss supplies their gradient, see `innerloop.losses.track`.
+    They are not adapted: leave them out with `rules.masked`. The loss supplies their gradient, see
+    `innerloop.losses.track`; give them plain gradient descent with the rate 1 - decay as their outer optimiser
+    (`optax.partition`).
 
     Args:
         model: a network that normalises.
