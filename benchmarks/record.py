@@ -23,16 +23,15 @@ def record(path: Path) -> Path:
     """Write one result, and return its file."""
     run = runs.existing(path)
     evaluation = json.loads(run.evaluation.read_text())
-    pace = statistics.median(each["tasks_per_second"] for each in run.records())
+    rates = [each["tasks_per_second"] for each in run.records()]
     config = run.config
     result: dict[str, Any] = {
         "recipe": config.recipe,
         "algorithm": config.algorithm,
         "seed": config.seed,
         "meta_steps": evaluation["meta_steps"],
-        # at the median pace, so that a pause, or another program beside this one, does not count
-        "training_seconds": round(evaluation["meta_steps"] * config.outer.meta_batch / pace, 1),
-        "tasks_per_second": round(pace, 1),
+        "training_seconds": round(training_seconds(run), 1),
+        "tasks_per_second": round(statistics.median(rates), 1),
         "environment": json.loads(run.environment.read_text()),
         "evaluation": evaluation,
     }
@@ -44,6 +43,16 @@ def record(path: Path) -> Path:
         fits = run.report.read_text().split("Fits on unseen tasks", 1)[1]
         PICTURE.write_text(fits[fits.index("<svg") : fits.index("</svg>")] + "</svg>\n")
     return target
+
+
+def training_seconds(run: runs.Run) -> float:
+    """Seconds of all meta-steps, with what lies between them; compiling and evaluation are not in it."""
+    records = run.records()
+    starts = [0, *(each["step"] for each in records)]
+    return sum(
+        (each["step"] - start) * run.config.outer.meta_batch / each["tasks_per_second"]
+        for start, each in zip(starts, records, strict=False)
+    )
 
 
 if __name__ == "__main__":

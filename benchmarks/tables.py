@@ -29,7 +29,7 @@ def results() -> list[dict[str, Any]]:
 def short_table() -> str:
     """The table of README.md: the final score of each run beside the published one."""
     lines = [
-        "| recipe | algorithm | meta-steps | inner steps | ours | published | training, two cores |",
+        "| recipe | algorithm | meta-steps | inner steps | ours | published | training |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [row_of(result) for result in results()]
@@ -56,7 +56,9 @@ def row_of(result: dict[str, Any]) -> str:
     steps = sorted(published) or [last]
     ours = unit(" / ".join(score(evaluation, row, step) for step in steps), result["recipe"])
     theirs = unit(" / ".join(published[step] for step in steps), result["recipe"]) if published else ""
-    pace = f"{duration(result['training_seconds'])} ({result['tasks_per_second']:,.0f} tasks/s)"
+    machine = result["environment"]["machine"]
+    place = f"{machine['cores']} cores" if machine["platform"] == "cpu" else machine["devices"][0]
+    pace = f"{duration(result['training_seconds'])} on {place} ({result['tasks_per_second']:,.0f} tasks/s)"
     return (
         f"| `{result['recipe']}` seed {result['seed']} | {result['algorithm']} | {result['meta_steps']:,} "
         f"| {' / '.join(map(str, steps))} | **{ours}** | {theirs} | {pace} |"

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from innerloop import FirstOrder, InnerloopError, Meta, Mixed, PerStep, Reverse, Truncated, adapt, rules
+from innerloop import FirstOrder, InnerloopError, Meta, Mixed, PerStep, Reverse, Truncated, adapt, checks, rules
 from oracles import adapted, momentum_adapted, quadratic_loss, quadratic_task, relative_error
 
 KEY = jax.random.key(0)
@@ -94,7 +94,10 @@ def test_metrics_come_from_every_step():
     [
         (lambda params, batch, key: (params, {}), r"scalar, not float32\[4\]; take its mean"),
         (lambda params, batch, key: (jnp.int32(1), {}), "floating-point scalar, not int32"),
-        (lambda params, batch, key: jnp.sum(params), r"must return \(scalar, dict of metrics\)"),
+        (lambda params, batch, key: jnp.sum(params), r"must return \(scalar, dict of metrics\), not an array float32"),
+        (lambda params, batch, key: (jnp.sum(params), None), r"not None as its metrics"),
+        (lambda params, batch, key: (None, {}), "returned None as its 'loss'"),
+        (lambda params, batch, key: (jnp.sum(params), {"name": "x"}), "returned 'x' as its 'name'"),
     ],
 )
 def test_a_loss_that_is_no_scalar_is_refused(loss, message):
@@ -105,6 +108,36 @@ def test_a_loss_that_is_no_scalar_is_refused(loss, message):
 def test_negative_steps_are_refused():
     with pytest.raises(InnerloopError, match="steps=-1"):
         run(jnp.ones(4), quadratic_task(0), rules.sgd(0.1), -1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"adjoint": FirstOrder}, "not the class FirstOrder"),
+        ({"rule": optax.sgd(0.1)}, "rule must be an InnerRule, such as .* not a GradientTransformation"),
+        ({"rule": rules.sgd}, "rule must be an InnerRule, such as .* not a function"),
+        ({"meta": {"w": 1.0}}, r"meta must be Meta\(params, rule.init\(params\)\), not a dict"),
+        ({"steps": 2.5}, "steps must be a whole number known in advance, not 2.5"),
+        ({"steps": "2"}, "steps must be a whole number"),
+        ({"steps": jnp.int32(2)}, "not an array int32"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(wrong, message):
+    right = {"meta": Meta(jnp.ones(4), ()), "rule": rules.sgd(0.1), "steps": 1, "adjoint": Mixed()}
+    with pytest.raises(InnerloopError, match=message):
+        checks.require_kinds(**(right | wrong))
+    with pytest.raises(InnerloopError, match="not the class Mixed"):
+        checks.require_adjoint(Mixed)
+
+
+def test_no_gradient_flows_through_metrics():
+    def through_metrics(theta, adjoint):
+        loss = lambda params, batch, key: (jnp.sum(params**2), {"size": jnp.sum(params**3)})  # noqa: E731
+        state = adapt(loss, Meta(theta, ()), jnp.zeros(1), KEY, rule=rules.sgd(0.1), steps=2, adjoint=adjoint)
+        return jnp.sum(state.metrics["size"])
+
+    for adjoint in (Mixed(), Reverse(), FirstOrder()):
+        assert not jax.grad(through_metrics)(jnp.ones(2), adjoint).any()
 
 
 def test_per_step_support_of_another_length_is_refused():

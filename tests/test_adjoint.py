@@ -132,6 +132,21 @@ def test_learned_loss_parameters_data_and_weights():
     assert abs(predicted - slope) < 1e-10 * optax.tree.norm(mixed)
 
 
+def test_first_order_takes_the_inner_gradient_for_a_number():
+    """Whatever it depends on: parameters, data, leaves that are not adapted, values that the loss closes over."""
+    theta, task = jnp.arange(4.0), quadratic_task(3)
+
+    def end(theta, scale):
+        loss = lambda params, batch, key: (scale * quadratic_loss(params, batch, key)[0], {})  # noqa: E731
+        rule = rules.sgd(0.1)
+        state = adapt(loss, Meta(theta, ()), task.support, KEY, rule=rule, steps=2, adjoint=FirstOrder())
+        return jnp.sum(state.params) + jnp.sum(state.losses)
+
+    of_theta, of_scale = jax.grad(end, (0, 1))(theta, 2.0)
+    np.testing.assert_array_equal(of_theta, jnp.ones(4))
+    assert of_scale == 0
+
+
 def test_gradient_through_the_inner_losses():
     """An objective may use the support losses along the way; their cotangent flows back as well."""
     theta, task = jnp.arange(4.0), quadratic_task(3)

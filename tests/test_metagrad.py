@@ -50,6 +50,32 @@ def test_reptile_moves_towards_the_adapted_parameters():
     np.testing.assert_allclose(step, THETA - adapted(THETA, TASK, 0.1, 3), rtol=1e-5, atol=1e-6)
 
 
+def test_reptile_learns_what_the_inner_loop_leaves_alone():
+    """Leaves outside the mask get the gradient of the query loss at the adapted parameters, held fixed."""
+
+    def loss(params, batch, key):
+        return quadratic_loss(params["fast"] + params["shared"], batch, key)[0], {}
+
+    params = {"fast": THETA, "shared": jnp.ones(4), "key": jax.random.key(1)}
+    rule = rules.masked(rules.sgd(0.1), lambda path, leaf: path == "fast")
+    reptile = meta_loss(loss, rule=rule, steps=2, adjoint=FirstOrder(), objective=towards_adapted)
+
+    def value(fast, shared):
+        return reptile(Meta({**params, "fast": fast, "shared": shared}, ()), TASK, KEY)[0]
+
+    fast, shared = jax.grad(value, (0, 1))(THETA, jnp.ones(4))
+    end = adapted(THETA + 1, TASK, 0.1, 2) - 1
+    np.testing.assert_allclose(fast, THETA - end, rtol=1e-5, atol=1e-6)
+    expected = jax.grad(lambda shared: quadratic_loss(end + shared, TASK.query, KEY)[0])(jnp.ones(4))
+    np.testing.assert_allclose(shared, expected, rtol=1e-5)
+
+
+def test_what_is_no_task_is_refused():
+    value = meta_loss(quadratic_loss, rule=rules.sgd(0.1), steps=1)
+    with pytest.raises(InnerloopError, match=r"must be Task\(support, query\), not a tuple"):
+        getattr(value, "__wrapped__", value)(Meta(THETA, ()), tuple(TASK), KEY)
+
+
 def test_a_query_loss_that_is_no_scalar_is_refused():
     bad = meta_loss(quadratic_loss, rule=rules.sgd(0.1), steps=1, query_loss=lambda params, batch, key: (params, {}))
     with pytest.raises(InnerloopError, match="take its mean"):

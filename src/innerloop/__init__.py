@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from innerloop.errors import InnerloopError
     from innerloop.evaluate import evaluate, summarise
     from innerloop.layout import Layout
-    from innerloop.metagrad import Objective, meta_loss
-    from innerloop.outer import MetaState, init, meta_gradient, meta_step, repeat
+    from innerloop.metagrad import Objective, last_step, meta_loss, towards_adapted
+    from innerloop.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat
     from innerloop.types import (
         Adapted,
         Examples,
@@ -39,8 +39,8 @@ _HOMES = {
     "errors": ["InnerloopError"],
     "evaluate": ["evaluate", "summarise"],
     "layout": ["Layout"],
-    "metagrad": ["Objective", "meta_loss"],
-    "outer": ["MetaState", "init", "meta_gradient", "meta_step", "repeat"],
+    "metagrad": ["Objective", "last_step", "meta_loss", "towards_adapted"],
+    "outer": ["MetaState", "MetaStep", "init", "meta_gradient", "meta_step", "repeat"],
     "types": [
         "Adapted",
         "Examples",
@@ -69,6 +69,7 @@ __all__ = [
     "Meta",
     "MetaLoss",
     "MetaState",
+    "MetaStep",
     "Mixed",
     "Objective",
     "PerStep",
@@ -80,6 +81,7 @@ __all__ = [
     "algorithm",
     "evaluate",
     "init",
+    "last_step",
     "losses",
     "meta_gradient",
     "meta_loss",
@@ -90,6 +92,7 @@ __all__ = [
     "rules",
     "summarise",
     "tasks",
+    "towards_adapted",
 ]
 
 
@@ -106,7 +109,11 @@ def _lazy(module: str, name: str | None = None) -> Any:
         loaded = import_module(f"innerloop.{module}")
         return getattr(loaded, name) if name else loaded
 
-    return property(get, lambda _package, _value: None)
+    def replace(_: ModuleType, value: Any) -> None:
+        if not isinstance(value, ModuleType):  # what the import system puts there is expected, and not wanted
+            raise AttributeError(f"innerloop.{name or module} cannot be replaced; import and patch its module instead")
+
+    return property(get, replace)
 
 
 for _home, _names in _HOMES.items():

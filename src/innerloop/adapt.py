@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from innerloop.adjoint import Adjoint, Gradient, Mixed
+from innerloop.checks import checked, require_float, require_kinds
 from innerloop.errors import InnerloopError
-from innerloop.trees import is_differentiable, merge, path_name, split
+from innerloop.trees import merge, path_name, split
 from innerloop.types import Adapted, Batch, InnerRule, Loss, Meta, Params, PerStep, PRNGKey
 
 
@@ -48,7 +50,7 @@ def adapt(
 
     Raises:
         InnerloopError: for a negative number of steps, a `PerStep` support of another length, a loss that is not a
-            scalar, or a rule that adapts a leaf without gradient.
+            scalar, a rule that adapts a leaf without gradient, or a value of the wrong kind.
 
     Reference:
         Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, 2017, arXiv 1703.03400.
@@ -64,10 +66,9 @@ def adapt(
         >>> print(f"{adapted.params:.3f}", adapted.losses.round(2))
         2.625 [22.5   5.62  1.41]
     """
-    if steps < 0:
-        raise InnerloopError(f"adapt cannot take steps={steps} inner steps; use 0 or more.")
+    require_kinds(meta, rule, steps, adjoint)
     fast, fixed = split(meta.params, rule.adapts(meta.params))
-    _require_float(fast)
+    require_float(fast)
 
     def inner_loss(fast: Params, z: tuple[Params, Batch, PRNGKey]) -> tuple[Any, Any]:
         fixed, batch, key = z
@@ -80,7 +81,7 @@ def adapt(
         (value, metrics), gradients = gradient(fast, (fixed, batch, jax.random.fold_in(key, step)))
         updates, state = rule.transform(meta.rule, step).update(gradients, state, fast)
         fast = optax.apply_updates(fast, updates)
-        return (fast, state), (value, metrics, fast if trajectory else None)
+        return (fast, state), (value, lax.stop_gradient(metrics), fast if trajectory else None)
 
     carry = fast, rule.transform(meta.rule, 0).init(fast)
     xs = jnp.arange(steps), _per_step(support, steps)
@@ -90,24 +91,6 @@ def adapt(
         every = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps + 1, *jnp.shape(leaf))), fixed)
         path = merge(path, every)
     return Adapted(merge(final, fixed), losses, metrics, path)
-
-
-def checked(loss: Loss) -> Loss:
-    """The same loss, which says in one sentence when it does not return `(scalar, metrics)`."""
-
-    def checked_loss(params: Params, batch: Batch, key: PRNGKey) -> tuple[Any, Any]:
-        result = loss(params, batch, key)
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            raise InnerloopError(f"The loss must return (scalar, dict of metrics), not {type(result).__name__}.")
-        value, metrics = result
-        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise InnerloopError(
-                f"The loss must return a floating-point scalar, not {jnp.result_type(value)}{list(jnp.shape(value))}; "
-                "take its mean over the examples."
-            )
-        return value, metrics
-
-    return checked_loss
 
 
 def _per_step(support: Batch | PerStep, steps: int) -> Batch | None:
@@ -121,12 +104,3 @@ def _per_step(support: Batch | PerStep, steps: int) -> Batch | None:
                 f"but {steps} inner steps need a leading axis of {steps}."
             )
     return support.batches
-
-
-def _require_float(fast: Params) -> None:
-    for path, leaf in jax.tree.leaves_with_path(fast):
-        if not is_differentiable(leaf):
-            raise InnerloopError(
-                f"The inner rule adapts the parameter {path_name(path)} of type {leaf.dtype}, "
-                "which has no gradient; leave it out with rules.masked."
-            )

@@ -141,7 +141,8 @@ class Mixed:
 class FirstOrder:
     r"""The first-order approximation (FOMAML): $\partial g / \partial\theta = 0$, no second derivative is taken.
 
-    The gradient with respect to the rule's parameters (a step size, say) remains, since $g$ itself is a known number.
+    The inner gradient and the inner loss are known numbers, whatever the loss sees or closes over. What remains is the
+    gradient with respect to the start of the loop, and to the rule's parameters (a step size, say).
 
     Args:
         unroll: the largest number of inner steps that are unrolled; longer loops run as a `lax.scan`.
@@ -154,7 +155,7 @@ class FirstOrder:
 
     def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
         def gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
-            return jax.value_and_grad(loss, has_aux=True)(*lax.stop_gradient((params, z)))
+            return lax.stop_gradient(jax.value_and_grad(loss, has_aux=True)(*lax.stop_gradient((params, z))))
 
         return _loop(partial(update, gradient), carry, xs, self.unroll)
 
@@ -182,6 +183,8 @@ class Truncated:
             raise InnerloopError(
                 f"Truncated(last={self.last}) cannot look back a negative number of steps; use 0 or more."
             )
+        if isinstance(self.adjoint, type):
+            raise InnerloopError(f"Truncated takes an adjoint such as Mixed(), not the class {self.adjoint.__name__}.")
 
     def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
         steps = jax.tree.leaves(xs)[0].shape[0]

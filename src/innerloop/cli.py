@@ -37,8 +37,17 @@ PLAINLY = {
 """What the parser says in Python's words, in ours."""
 
 
+NO_MEMORY = (
+    "There is not enough memory; lower --layout.chunk (tasks computed at once), --evaluation.queries, "
+    "--evaluation.shots or --network.widths."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program, and exit with 0, or 2 for a mistake of the caller, or 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no arrows shows question marks
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -70,9 +79,22 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ninnerloop: stopped", file=sys.stderr)
         return 130
+    except MemoryError:
+        print(f"innerloop: {NO_MEMORY}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        print(f"innerloop: {NO_MEMORY}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a path that is too long, forbidden, or on a device that fails
+        print(
+            f"innerloop: {error.filename or 'a file'}: {error.strerror or error}; choose another path.", file=sys.stderr
+        )
+        return 2
 
 
 def _recipes(arguments: list[str]) -> None:
@@ -95,6 +117,8 @@ def _resume(arguments: list[str]) -> int:
     stored = _stored_config(Path(name))
     config = _parse(rest, stored, f"innerloop resume {name}")
     check(config)
+    if config.run_dir != stored.run_dir:
+        raise InnerloopError(f"--run-dir is {config.run_dir}, but resume goes on in {name}; leave it out.")
     return _run_to_the_end(replace(config, run_dir=name))
 
 
@@ -102,10 +126,7 @@ def _evaluate(arguments: list[str]) -> None:
     name, rest = _positional(arguments, "evaluate", "RUN")
     stored = _stored_config(Path(name))
     config = _parse(rest, stored, f"innerloop evaluate {name}")
-    changed = [field for field, value in leaves(config) if value != dict(leaves(stored))[field]]
-    other = [field for field in changed if field.split(".")[0] not in ("evaluation", "data_dir", "log")]
-    if other:
-        raise InnerloopError(f"--{flag(other[0])} belongs to training; evaluate takes --evaluation.* and --data-dir.")
+    _only(("evaluation", "data_dir"), stored, config, "evaluate takes --evaluation.* and --data-dir")
     check(config)
     _score_and_report(Path(name), config)
 
@@ -114,7 +135,16 @@ def _report(arguments: list[str]) -> None:
     name, rest = _positional(arguments, "report", "RUN")
     stored = _stored_config(Path(name))
     config = _parse(rest, stored, f"innerloop report {name}")
+    _only(("data_dir",), stored, config, "report takes --data-dir alone")
     _score_and_report(Path(name), config, again=False)
+
+
+def _only(allowed: Sequence[str], stored: Config, config: Config, rule: str) -> None:
+    """Refuse changes to what a finished run was made with."""
+    before = dict(leaves(stored))
+    for field, value in leaves(config):
+        if value != before[field] and field.split(".")[0] not in allowed:
+            raise InnerloopError(f"--{flag(field)} belongs to the run as it was made; {rule}.")
 
 
 def _config(arguments: list[str]) -> None:
@@ -163,6 +193,9 @@ def _positional(arguments: list[str], command: str, what: str) -> tuple[str, lis
 
 
 def _no_more(arguments: list[str], command: str) -> None:
+    if arguments in (["-h"], ["--help"]):
+        print(f"usage: innerloop {command}")
+        sys.exit(0)
     if arguments:
         raise InnerloopError(f"innerloop {command} takes no arguments, but got {arguments[0]!r}.")
 

@@ -1,7 +1,7 @@
 r"""Losses of one task, built from a model and a criterion."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,8 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
         >>> batch = Examples(x=jnp.ones((5, 1)), y=jnp.ones((5, 1)))
         >>> value, metrics = loss(model.init(jax.random.key(0)), batch, jax.random.key(1))
     """
+    if statistics not in get_args(Statistics):
+        raise InnerloopError(f"statistics is {statistics!r}; it must be one of {', '.join(get_args(Statistics))}.")
     moments_of, running_of = model.moments, model.running
     if statistics == "support" and moments_of is None:
         raise InnerloopError("statistics='support' needs a model with normalisation; this one has none, use 'batch'.")

@@ -7,41 +7,51 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from innerloop.adapt import adapt, checked
+from innerloop.adapt import adapt
 from innerloop.adjoint import Adjoint, Mixed
-from innerloop.types import Adapted, Batch, InnerRule, Loss, Meta, MetaLoss, Metrics, PRNGKey, Scalar, Task
+from innerloop.checks import checked, require_adjoint
+from innerloop.errors import InnerloopError
+from innerloop.trees import merge, split
+from innerloop.types import Adapted, Batch, InnerRule, Loss, Mask, Meta, MetaLoss, Metrics, PRNGKey, Scalar, Task
 
 
 class Objective(NamedTuple):
     """What is done with the adapted parameters.
 
     Attributes:
-        value: `(loss, meta, adapted, query, key) -> (scalar, metrics)`, differentiated with respect to `meta`; the
-            metrics include the query loss of the adapted parameters as `loss`.
+        value: `(loss, meta, adapted, mask, query, key) -> (scalar, metrics)`, differentiated with respect to `meta`;
+            `mask` marks the leaves that the inner loop adapts, and the metrics include the query loss of the adapted
+            parameters as `loss`.
         trajectory: whether it needs the parameters after every inner step.
     """
 
-    value: Callable[[Loss, Meta, Adapted, Batch, PRNGKey], tuple[Scalar, Metrics]]
+    value: Callable[[Loss, Meta, Adapted, Mask, Batch, PRNGKey], tuple[Scalar, Metrics]]
     trajectory: bool = False
 
 
-def _last_step(loss: Loss, meta: Meta, adapted: Adapted, query: Batch, key: PRNGKey) -> tuple[Scalar, Metrics]:
+def _last_step(
+    loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey
+) -> tuple[Scalar, Metrics]:
     value, metrics = loss(adapted.params, query, key)
     return value, {"loss": value, **metrics}
 
 
-def _towards_adapted(loss: Loss, meta: Meta, adapted: Adapted, query: Batch, key: PRNGKey) -> tuple[Scalar, Metrics]:
-    target = lax.stop_gradient(adapted.params)
-    distance = jax.tree.map(lambda start, end: 0.5 * jnp.sum((start - end) ** 2), meta.params, target)
-    value, metrics = loss(target, query, key)
-    return jax.tree.reduce(jnp.add, distance), {"loss": value, **metrics}
+def _towards_adapted(
+    loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey
+) -> tuple[Scalar, Metrics]:
+    end, shared = split(adapted.params, mask)
+    target = lax.stop_gradient(end)
+    distance = jax.tree.map(lambda start, end: 0.5 * jnp.sum((start - end) ** 2), split(meta.params, mask)[0], target)
+    value, metrics = loss(merge(target, shared), query, key)
+    return jax.tree.reduce(jnp.add, distance) + value, {"loss": value, **metrics}
 
 
 last_step = Objective(_last_step)
 r"""The query loss after the last inner step, $L(\theta_k, \text{query})$: the objective of MAML."""
 
 towards_adapted = Objective(_towards_adapted)
-r"""$\tfrac12 \lVert\theta - \theta_k\rVert^2$ with $\theta_k$ held fixed: the gradient is that of Reptile."""
+r"""$\tfrac12 \lVert\theta - \theta_k\rVert^2$ with $\theta_k$ held fixed, whose gradient is that of Reptile, plus the
+query loss as a function of the leaves that the inner loop leaves alone, which would otherwise not be learned."""
 
 
 def meta_loss(
@@ -82,9 +92,12 @@ def meta_loss(
         >>> print(gradient.params)  # (1 - 0.5) * (0.5 - 2.0)
         -0.75
     """
+    require_adjoint(adjoint)
     judge = checked(query_loss or loss)
 
     def meta_loss(meta: Meta, task: Task, key: PRNGKey) -> tuple[Scalar, Metrics]:
+        if not isinstance(task, Task):
+            raise InnerloopError(f"A task must be Task(support, query), not a {type(task).__name__}.")
         adapt_key, query_key = jax.random.split(key)
         adapted = adapt(
             loss,
@@ -96,7 +109,7 @@ def meta_loss(
             adjoint=adjoint,
             trajectory=objective.trajectory,
         )
-        value, after = objective.value(judge, meta, adapted, task.query, query_key)
+        value, after = objective.value(judge, meta, adapted, rule.adapts(meta.params), task.query, query_key)
         metrics = {f"{name}_after": metric for name, metric in after.items()}
         if steps:
             before = {"loss": adapted.losses, **adapted.metrics}

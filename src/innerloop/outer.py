@@ -135,8 +135,8 @@ def repeat(step: MetaStep) -> Callable[[MetaState, TaskDistribution, Array | int
         step: one meta-step.
 
     Returns:
-        `(state, tasks, num_steps) -> (state, metrics)`, metrics averaged over the steps. Compile it with `jax.jit(...,
-        donate_argnums=0)`.
+        `(state, tasks, num_steps) -> (state, metrics)`, metrics averaged over the steps (zero if there are none).
+        Compile it with `jax.jit(..., donate_argnums=0)`.
     """
 
     def steps(state: MetaState, tasks: TaskDistribution, num_steps: Array | int) -> tuple[MetaState, Metrics]:
@@ -148,7 +148,7 @@ def repeat(step: MetaStep) -> Callable[[MetaState, TaskDistribution, Array | int
         shapes = jax.eval_shape(step, state, tasks)[1]
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         state, total = lax.fori_loop(0, num_steps, body, (state, zeros))
-        return state, jax.tree.map(lambda leaf: leaf / num_steps, total)
+        return state, jax.tree.map(lambda leaf: leaf / jnp.maximum(num_steps, 1), total)
 
     return steps
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from innerloop.errors import InnerloopError
-from innerloop.trees import differentiable, path_name
+from innerloop.trees import differentiable, is_differentiable, path_name
 from innerloop.types import InnerRule, Mask, Params, RuleParams, Step
 
 Where = Callable[[str, Any], bool]
@@ -103,7 +103,9 @@ def meta_sgd(learning_rate: float) -> InnerRule:
         return optax.stateless(lambda gradients, _: scale(gradients))
 
     return InnerRule(
-        init=lambda params: jax.tree.map(lambda leaf: jnp.full_like(leaf, learning_rate), params),
+        init=lambda params: jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, learning_rate) if is_differentiable(leaf) else None, params
+        ),
         transform=transform,
         adapts=differentiable,
     )

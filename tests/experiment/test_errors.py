@@ -1,6 +1,7 @@
 """Every mistake of a user ends in one sentence that names the thing, its value and the mend, and exit status 2."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,14 @@ COMMAND_LINE = {
     "no tasks": (["train", "demo", "--outer.meta-batch=0"], "--outer.meta-batch is 0; it must be at least 1"),
     "no shots": (["train", "demo", "--tasks.shots=0"], "--tasks.shots is 0; it must be at least 1"),
     "one way": (["train", OMNIGLOT, "--tasks.ways=1"], "--tasks.ways is 1; it must be at least 2"),
+    "seed beyond 32 bits": (["train", "demo", "--seed=99999999999999"], "--seed is 99999999999999; it must be at most"),
+    "negative split seed": (["train", OMNIGLOT, "--tasks.split-seed=-1"], "--tasks.split-seed is -1; it must be at"),
+    "too many iterations": (["train", "demo", "--outer.iterations=3000000000"], "--outer.iterations is 3000000000; it"),
+    "seed of no split": (
+        ["train", OMNIGLOT, "--tasks.split=vinyals", "--tasks.split-seed=3"],
+        "--tasks.split-seed has no effect with --tasks.split vinyals",
+    ),
+    "a name beyond the file system": (["report", "r" * 300], "File name too long"),
     "negative clip": (["train", "demo", "--outer.clip=-1"], "--outer.clip is -1.0; it must be a number of at least 0"),
     "decay of one": (
         ["train", OMNIGLOT, "--network.running-decay=1", "--network.normalisation=running"],
@@ -105,6 +114,7 @@ def test_unknown_algorithm(capsys):
 def test_empty_range(capsys):
     arguments = ["train", "demo", "--tasks.amplitude", "5", "0.1"]
     assert "range of the sinusoids' amplitude is 5.0 to 0.1" in refused(capsys, *arguments)
+    assert not Path("runs").exists()  # what cannot run leaves nothing behind that a mended command would stumble on
 
 
 def test_layout_that_does_not_divide(capsys):
@@ -166,7 +176,11 @@ def test_test_episodes_that_cannot_be_drawn_are_refused_before_training(capsys):
 def test_a_run_under_other_settings(capsys):
     said = refused(capsys, "train", "demo", "--run-dir=run", *TINY, "--inner.learning-rate=0.5")
     assert "run was started with --inner.learning-rate 0.001 (now 0.5); give the same settings" in said
-    assert "--inner.steps belongs to training" in refused(capsys, "evaluate", "run", "--inner.steps=3")
+    assert "--inner.steps belongs to the run" in refused(capsys, "evaluate", "run", "--inner.steps=3")
+    assert "--seed belongs to the run" in refused(capsys, "report", "run", "--seed=3")
+    assert "leave it out" in refused(capsys, "resume", "run", "--run-dir=elsewhere")
+    said = refused(capsys, "train", "demo", "--run-dir=run", *TINY, "--layout.shards=2")
+    assert "--layout.shards is 2, but run was started with 1, on which its bits depend" in said
 
 
 @pytest.mark.usefixtures("run")
@@ -176,10 +190,7 @@ def test_a_checkpoint_of_another_configuration(capsys):
     changed["network"]["widths"] = [5]
     config.write_text(json.dumps(changed))
     said = refused(capsys, "evaluate", "run")
-    assert (
-        "belongs to another configuration: meta/params/dense1/bias should be float32[5], but it holds float32[4]"
-        in said
-    )
+    assert "another configuration: it was written with --network.widths [4], and this run has [5]" in said
 
 
 @pytest.mark.usefixtures("run")
@@ -206,8 +217,55 @@ def test_a_run_that_was_never_trained(capsys):
     for path in Path("run/checkpoints").rglob("*.json"):
         path.unlink()
     assert cli.run(["evaluate", "run"]) == 2
-    said = capsys.readouterr().err
-    assert "has no whole checkpoint; start training with: innerloop resume run" in said
+    assert "No checkpoint in run/checkpoints is whole, so training cannot go on" in capsys.readouterr().err
+    shutil.rmtree("run/checkpoints")
+    assert "no whole checkpoint; start training with: innerloop resume run" in refused(capsys, "evaluate", "run")
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", b"\xff\xfe", "config.json cannot be read"),
+        ("config.json", b'{"iterations": "many"}', "no configuration of this version"),
+        ("environment.json", b"{}", "environment.json is missing or damaged"),
+        ("environment.json", None, "environment.json is missing or damaged"),
+    ],
+)
+def test_damaged_files_of_a_run(capsys, file, content, message):
+    path = Path("run", file)
+    path.write_bytes(content) if content else path.unlink()
+    assert cli.run(["report", "run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize(
+    ("setting", "value"), [(("outer", "iterations"), "many"), (("network", "kind"), "vgg"), (("seed",), True)]
+)
+def test_a_value_of_the_wrong_kind_in_a_configuration(capsys, setting, value):
+    config = json.loads(Path("run/config.json").read_text())
+    part = config[setting[0]] if len(setting) > 1 else config
+    part[setting[-1]] = value
+    Path("run/config.json").write_text(json.dumps(config))
+    assert f"{'.'.join(setting)} is {value!r}" in refused(capsys, "report", "run")
+
+
+@pytest.mark.usefixtures("run")
+def test_damaged_records_and_evaluation_are_made_again(capsys):
+    Path("run/evaluation.json").write_text("{bad")
+    with Path("run/metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\n[1]\n{"loss": 1}\n')
+    assert cli.run(["report", "run"]) == 0
+    assert json.loads(Path("run/evaluation.json").read_text())["meta_steps"] == 40
+
+
+def test_a_cache_that_cannot_be_made(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("INNERLOOP_CACHE", str(tmp_path / "file"))
+    assert "set INNERLOOP_CACHE to a folder that can" in refused(capsys, "train", OMNIGLOT, *SMALL)
+    assert cli.run(["doctor"]) == 2
+    assert "cannot be made (File exists)" in capsys.readouterr().out
 
 
 def test_a_second_process_on_the_same_run(capsys, tmp_path):

@@ -123,6 +123,8 @@ def test_evaluate_again_with_more_steps(run, tmp_path, monkeypatch, capsys):
     assert len(evaluation["tables"][0]["rows"][0]["metrics"]["loss"]["mean"]) == 5
     assert "after 4" in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["evaluation"]["steps"] == 2
+    assert cli.run(["report", "run"]) == 0  # of what was measured last
+    assert "after 4 inner steps" in (run / "report.html").read_text()
 
 
 class Page(HTMLParser):
@@ -209,6 +211,34 @@ def test_doctor(capsys, tmp_path, monkeypatch):
     said = capsys.readouterr().out
     assert "closed form: -0.75" in said
     assert "all is well" in said
+
+
+def test_help_of_every_command(capsys):
+    for name in ("recipes", "train", "resume", "evaluate", "report", "config", "doctor"):
+        with pytest.raises(SystemExit) as stop:
+            cli.run([name, "--help"])
+        assert stop.value.code == 0
+        assert f"usage: innerloop {name}" in capsys.readouterr().out
+
+
+def test_interrupted_in_the_last_meta_steps_it_stops_too(tmp_path):
+    process = start(tmp_path, *TINY, "--outer.iterations=200000", "--log.every=200000")
+    while not (tmp_path / "run" / "config.json").exists():
+        time.sleep(0.01)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_a_reader_that_goes_away_stops_training_and_loses_nothing(tmp_path):
+    arguments = " ".join([*LONGER, "--outer.iterations=2000000", "--log.every=100"])
+    pipeline = f"{sys.executable} -m innerloop train demo --run-dir=run {arguments} | head -4; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", pipeline], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.glob("run/checkpoints/step-*"))
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):

@@ -80,6 +80,7 @@ class Experiment:
         """
         settings, evaluation = self.config.tasks, self.config.evaluation
         if isinstance(settings, SinusoidTasks) or not self.data.parts:
+            self.training_tasks()
             return
         for part, images in self.data.parts.items():
             training = part == "train"

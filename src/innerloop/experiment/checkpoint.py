@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -19,14 +19,16 @@ from safetensors.numpy import load, save
 from innerloop.errors import InnerloopError
 from innerloop.trees import path_name
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.safetensors"
 MANIFEST = "manifest.json"
 
 Tree = TypeVar("Tree")
+Settings: TypeAlias = Mapping[str, Any]
+"""Settings by the names of their flags."""
 
 
-def write(directory: Path, step: int, state: Any, keep: int) -> Path:
+def write(directory: Path, step: int, state: Any, keep: int, settings: Settings) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`.
 
     Args:
@@ -34,6 +36,7 @@ def write(directory: Path, step: int, state: Any, keep: int) -> Path:
         step: number of meta-steps taken.
         state: a pytree of arrays and keys.
         keep: how many checkpoints to keep.
+        settings: what training depends on, kept with it.
 
     Raises:
         InnerloopError: if it cannot be written; the checkpoints before it are untouched.
@@ -41,7 +44,12 @@ def write(directory: Path, step: int, state: Any, keep: int) -> Path:
     final = directory / f"step-{step:09d}"
     partial = directory / f"partial-{os.getpid()}-{step}"
     content = save(_to_arrays(state))
-    manifest = {"format": FORMAT, "step": step, "sha256": {STATE: hashlib.sha256(content).hexdigest()}}
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "settings": dict(settings),
+        "sha256": {STATE: hashlib.sha256(content).hexdigest()},
+    }
     manifest["checksum"] = _checksum(manifest)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -58,38 +66,49 @@ def write(directory: Path, step: int, state: Any, keep: int) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise InnerloopError(
             f"The checkpoint of step {step} could not be written to {directory} ({error.strerror}); the ones before it "
-            f"are whole. "
-            "Make room, then give the same command again."
+            "are whole. Mend that, then give the same command again."
         ) from error
     for old in [*_all(directory)[keep:], *directory.glob("trash-*"), *_stale(directory)]:
         _remove(old)
     return final
 
 
-def read_newest(directory: Path, template: Tree, warn: Callable[[str], None]) -> Tree | None:
+def read_newest(directory: Path, template: Tree, settings: Settings, warn: Callable[[str], None]) -> Tree | None:
     """The newest whole checkpoint, or `None` if there is none.
 
     Args:
         directory: where the run's checkpoints are.
         template: a state of the same structure, shapes and types.
+        settings: what training depends on; those that the checkpoint was written under must agree.
         warn: told of each checkpoint that is damaged and passed over.
 
     Raises:
-        InnerloopError: if a whole checkpoint belongs to another configuration, or to another version of innerloop.
+        InnerloopError: if a whole checkpoint belongs to another configuration, or to another version of innerloop; or
+            if there are checkpoints, and none is whole.
     """
-    for path in _all(directory):
-        content = _verified(path)
-        if content is None:
-            warn(
-                f"{path} is damaged (its content does not match its manifest); falling back to the checkpoint before it"
-            )
+    paths = _all(directory)
+    for path in paths:
+        verified = _verified(path)
+        if verified is None:
+            warn(f"{path} is damaged (its content does not match its manifest), and is passed over")
             continue
+        written_under, content = verified
+        for name, value in json.loads(json.dumps(dict(settings))).items():
+            if name in written_under and written_under[name] != value:
+                raise InnerloopError(
+                    f"{path} belongs to another configuration: it was written with {name} {written_under[name]}, "
+                    f"and this run has {value}."
+                )
         return _from_arrays(load(content), template, path)
+    if paths:
+        raise InnerloopError(
+            f"No checkpoint in {directory} is whole, so training cannot go on; to start over, remove that folder."
+        )
     return None
 
 
-def _verified(path: Path) -> bytes | None:
-    """The content of a checkpoint, or `None` if it is not what its manifest says."""
+def _verified(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    """The settings and the content of a checkpoint, or `None` if it is not what its manifest says."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         content = (path / STATE).read_bytes()
@@ -99,7 +118,7 @@ def _verified(path: Path) -> bytes | None:
         return None
     if whole and manifest["format"] != FORMAT:
         raise InnerloopError(f"{path} has the format {manifest['format']}; this version of innerloop reads {FORMAT}.")
-    return content if whole else None
+    return (manifest["settings"], content) if whole else None
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

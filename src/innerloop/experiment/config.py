@@ -8,7 +8,8 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from types import UnionType
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -137,6 +138,11 @@ class Evaluation:
     baseline_iterations: int = 2000
     """gradient steps of the pre-training"""
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
+        """From the object that `evaluation.json` holds."""
+        return cls(**values | {"shots": tuple(values["shots"])})  # pyright: ignore[reportArgumentType]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -196,6 +202,8 @@ TASKS: dict[str, type[Tasks]] = {
     "omniglot": OmniglotTasks,
     "miniimagenet": MiniImageNetTasks,
 }
+LARGEST = 2**31 - 1
+"""No whole number may be larger: JAX counts in 32 bits."""
 FREE = ("log", "data_dir", "run_dir")
 """The fields that may differ between two invocations of the same run."""
 
@@ -219,14 +227,20 @@ def check(config: Config) -> None:
         "evaluation.baseline_iterations": 1,
         "layout.shards": 0,
         "layout.chunk": 0,
+        "seed": 0,
+        "tasks.split_seed": 0,
+        "evaluation.seed": 0,
         "log.every": 1,
         "log.validate_every": 0,
         "log.keep": 1,
     }
     values = dict(leaves(config))
-    for name, least in at_least.items():
-        if name in values and values[name] < least:
-            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be at least {least}.")
+    for name, value in values.items():
+        if name in at_least and value < at_least[name]:
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {at_least[name]}.")
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, int) and each > LARGEST:
+                raise InnerloopError(f"--{flag(name)} is {each}; it must be at most {LARGEST}.")
     for name in ("inner.learning_rate", "outer.learning_rate"):
         if not 0 < values[name] < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a positive number.")
@@ -247,6 +261,8 @@ def check(config: Config) -> None:
         raise InnerloopError(
             f"--evaluation.shots is {config.evaluation.shots}; give at least one number, each at least 1."
         )
+    if isinstance(config.tasks, OmniglotTasks) and config.tasks.split == "vinyals" and config.tasks.split_seed:
+        raise InnerloopError("--tasks.split-seed has no effect with --tasks.split vinyals; leave one of them out.")
     network, default = config.network, Network()
     without_effect = {
         "downsample": network.kind != "convnet",
@@ -273,6 +289,12 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{each.name}.")
         else:
             yield prefix + each.name, value
+
+
+def training_settings(config: Config) -> dict[str, Any]:
+    """What the state after a number of meta-steps depends on, by flag."""
+    apart = ("recipe", "evaluation", *FREE)
+    return {f"--{flag(name)}": value for name, value in leaves(config) if name.split(".")[0] not in apart}
 
 
 def flag(name: str) -> str:
@@ -308,10 +330,34 @@ def from_json(text: str) -> Config:
         }
         for name, cls in parts.items():
             entries = {key: tuple(value) if isinstance(value, list) else value for key, value in values[name].items()}
+            _require_types(cls, entries, f"{name}.")
             values[name] = cls(**entries)
-        return Config(**values)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        _require_types(Config, {name: value for name, value in values.items() if name not in parts})
+        config = Config(**values)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InnerloopError(f"This is no configuration of this version of innerloop ({error}).") from error
+    check(config)
+    return config
+
+
+def _require_types(cls: type, entries: dict[str, Any], prefix: str = "") -> None:
+    hints = get_type_hints(cls)
+    for name, value in entries.items():
+        if name in hints and not _is_of(hints[name], value):
+            raise TypeError(f"{prefix}{name} is {value!r}")
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type of the fields above."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(get_args(hint)[0], each) for each in value)
+    if isinstance(hint, UnionType):
+        return any(_is_of(each, value) for each in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:

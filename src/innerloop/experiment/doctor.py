@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from innerloop.errors import InnerloopError
 from innerloop.experiment import run as runs
 from innerloop.experiment.data import store
 from innerloop.experiment.data.omniglot import ARCHIVES
@@ -89,7 +90,10 @@ def _compilation_cache() -> tuple[str, str, bool]:
 
 
 def _cache_directory() -> tuple[str, str, bool]:
-    path = store.cache_dir()
+    try:
+        path = store.cache_dir()
+    except InnerloopError as error:
+        return "cache folder", str(error), False
     fine = os.access(path, os.W_OK)
     return "cache folder", f"{path}" + ("" if fine else " cannot be written; set INNERLOOP_CACHE to one that can"), fine
 
@@ -98,5 +102,8 @@ def _data() -> tuple[str, str, bool]:
     given = os.environ.get(store.VARIABLE)
     if given and not Path(given).is_dir():
         return "data", f"{store.VARIABLE} is {given}, which is not a directory", False
-    found = store.find(None, "omniglot", ARCHIVES)
+    try:
+        found = store.find(None, "omniglot", ARCHIVES)
+    except InnerloopError:  # the cache folder has its own line
+        found = None
     return "data", f"Omniglot {f'in {found}' if found else 'will be downloaded when first needed'}", True

@@ -21,6 +21,8 @@ from innerloop.types import Meta
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 RIGHT, WRONG = "#009e73", "#d55e00"
 PATHS = 24
+PATH_BYTES = 2 * 2**30
+"""A large network shows fewer paths, so that they fit into this."""
 """Test tasks whose paths through parameter space are drawn."""
 
 
@@ -203,7 +205,9 @@ def parameter_paths(experiment: Experiment, meta: Meta) -> tuple[str, float]:
         The picture, and the share of the paths' variance that lies in the plane.
     """
     settings = experiment.config.evaluation
-    paths = project(trajectories(experiment, meta, min(PATHS, settings.tasks)))
+    size = (settings.steps + 1) * sum(leaf.nbytes for leaf in jax.tree.leaves(meta.params))
+    tasks = max(2, min(PATHS, settings.tasks, PATH_BYTES // size))
+    paths = project(trajectories(experiment, meta, tasks))
     figure, axis = pyplot().subplots(figsize=(5.2, 4.4))
     for path, colour in zip(paths.points, COLOURS * PATHS, strict=False):
         axis.plot(*path.T, marker=".", markersize=3, linewidth=1, color=colour, alpha=0.7)
@@ -218,28 +222,29 @@ def parameter_paths(experiment: Experiment, meta: Meta) -> tuple[str, float]:
     return as_svg(figure), float(paths.explained.sum())
 
 
-def trajectories(experiment: Experiment, meta: Meta, tasks: int) -> np.ndarray:
-    """Adapted parameters of test tasks relative to the initialisation, `[tasks, steps + 1, parameters]`."""
+def trajectories(experiment: Experiment, meta: Meta, tasks: int) -> list[np.ndarray]:
+    """Adapted parameters of test tasks relative to the initialisation: leaves `[tasks, steps + 1, parameters]`."""
     settings = experiment.config.evaluation
     distribution = experiment.distribution("test", settings.shots[0], 1)
     walk = _trajectory(experiment, settings.steps)
-    rows = []
+    walks = []
     for i in range(tasks):
         key = jax.random.fold_in(jax.random.key(settings.seed), i)
-        trajectory = walk(meta, sample_task(distribution, key).support, key)
-        leaves = [np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(trajectory)]
-        flat = np.concatenate(leaves, axis=1)
-        rows.append(flat - flat[0])
-    return np.stack(rows)
+        leaves = jax.tree.leaves(walk(meta, sample_task(distribution, key).support, key))
+        walks.append([np.asarray(leaf - leaf[0]).reshape(leaf.shape[0], -1) for leaf in leaves])
+    return [np.stack(leaf) for leaf in zip(*walks, strict=True)]
 
 
-def project(walks: np.ndarray) -> Paths:
-    """The two principal directions of `[tasks, steps + 1, parameters]`, through the initialisation at the origin."""
-    flat = walks.reshape(-1, walks.shape[-1]).astype(np.float64)
-    values, vectors = np.linalg.eigh(flat @ flat.T)
+def project(walks: Sequence[np.ndarray]) -> Paths:
+    """The two principal directions of `[tasks, steps + 1, parameters]`, through the initialisation at the origin.
+
+    The parameters may come in several arrays; only the products of the points with each other are formed.
+    """
+    products = sum(each @ each.T for walk in walks for each in [walk.reshape(-1, walk.shape[-1]).astype(np.float64)])
+    values, vectors = np.linalg.eigh(products)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    points = vectors[:, :2] * np.sqrt(values[:2])
-    return Paths(points.reshape(*walks.shape[:2], 2), values[:2] / max(values.sum(), 1e-300))
+    plane = vectors[:, :2] * np.sqrt(values[:2])
+    return Paths(plane.reshape(*walks[0].shape[:2], 2), values[:2] / max(values.sum(), 1e-300))
 
 
 sample_task = jax.jit(sample_one)

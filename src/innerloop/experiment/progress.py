@@ -1,6 +1,8 @@
 """What the program says while it works: one line that is rewritten on a terminal, plain lines elsewhere."""
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -59,8 +61,12 @@ class Progress:
             self._line_open = False
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:  # the reader went away, as `head` does: stop as if by Ctrl-C, so that nothing is lost
+            self._stream = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends, which is soon
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 class Recorder:

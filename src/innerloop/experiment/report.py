@@ -35,7 +35,7 @@ def write(run: Run, experiment: Experiment, meta: Meta, result: dict[str, Any]) 
 def page(run: Run, experiment: Experiment, meta: Meta, result: dict[str, Any]) -> str:
     """The whole report as HTML."""
     config = experiment.config
-    records, environment = run.records(), json.loads(run.environment.read_text())
+    records, environment = run.records(), run.known()
     recipe = RECIPES.get(config.recipe)
     published = recipe.published if recipe else ()
     paths, share = figures.parameter_paths(experiment, meta)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,16 +51,42 @@ class Run:
         return self.path / "report.html"
 
     def records(self) -> list[dict[str, Any]]:
-        """What training recorded; a last line that was cut off is left out."""
+        """What training recorded; a line that was cut off or damaged is left out."""
         if not self.metrics.exists():
             return []
         records = []
-        for line in self.metrics.read_text().splitlines():
-            try:
+        for line in self.metrics.read_bytes().splitlines():
+            with suppress(ValueError):
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return records
+        return [each for each in records if isinstance(each, dict) and isinstance(each.get("step"), int)]
+
+    def result(self) -> dict[str, Any] | None:
+        """The evaluation, or `None` if there is no whole one."""
+        try:
+            result = json.loads(self.evaluation.read_bytes())
+            return result if {"tables", "settings", "meta_steps"} <= result.keys() else None
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def known(self) -> dict[str, Any]:
+        """What was known of versions and machine when the run was started.
+
+        Raises:
+            InnerloopError: if it is lost.
+        """
+        try:
+            known = json.loads(self.environment.read_bytes())
+            return {name: known[name] for name in ("command", "versions", "machine")} | known
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InnerloopError(
+                f"{self.environment} is missing or damaged, so the report cannot say where its figures come from; "
+                "restore that file."
+            ) from error
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, whole or not."""
+        return any(self.checkpoints.glob("step-*"))
 
     def truncate_records(self, step: int) -> None:
         """Drop the records after `step`, which a resumed run writes again."""
@@ -77,11 +103,11 @@ def directory_of(config: Config) -> Path:
 def stored(path: Path) -> Run | None:
     """The run that a directory holds, or `None`."""
     file = path / "config.json"
-    if not file.exists():
-        return None
     try:
         return Run(path, from_json(file.read_text()))
-    except InnerloopError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (InnerloopError, OSError, UnicodeDecodeError) as error:
         raise InnerloopError(f"{file} cannot be read: {error}") from error
 
 
@@ -114,6 +140,14 @@ def require_same(run: Run, config: Config) -> None:
     Raises:
         InnerloopError: naming the settings that differ.
     """
+    for name in ("shards", "chunk"):
+        asked, resolved = getattr(config.layout, name), getattr(run.config.layout, name)
+        if asked not in (0, resolved):
+            raise InnerloopError(
+                f"--layout.{name} is {asked}, but {run.path} was started with {resolved}, on which its bits depend; "
+                "leave it out, or choose another --run-dir."
+            )
+    config = replace(config, layout=run.config.layout)
     changed = differences(config, run.config)
     if changed:
         raise InnerloopError(
@@ -126,9 +160,12 @@ def require_same(run: Run, config: Config) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Keep every other process out of a run directory; the lock vanishes with the process, however it ends.
 
+    A directory that was not there before, and in which nothing was written, is removed again.
+
     Raises:
         InnerloopError: if another process is in it.
     """
+    new = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / ".lock").open("a+")
@@ -148,7 +185,14 @@ def locked(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if new and [each.name for each in path.iterdir()] == [".lock"]:
+                (path / ".lock").unlink()
+                with suppress(OSError):
+                    for each in new:
+                        each.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -164,7 +208,7 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise InnerloopError(
-            f"{path} could not be written ({error.strerror}); make room and give the same command again."
+            f"{path} could not be written ({error.strerror}); mend that and give the same command again."
         ) from error
 
 
@@ -210,6 +254,8 @@ def commit() -> str | None:
     source = Path(__file__).parent
     git = ["git", "-C", str(source)]
     try:
+        ours = [*git, "ls-files", "--error-unmatch", __file__]  # not a repository that merely surrounds an installation
+        subprocess.run(ours, capture_output=True, check=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changes = subprocess.run(
             [*git, "status", "--porcelain", "--", str(source)], capture_output=True, text=True, check=True

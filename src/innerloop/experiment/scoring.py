@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import optax
 
 from innerloop import algorithms, losses, outer, rules, tasks
 from innerloop.evaluate import evaluate, summarise
-from innerloop.experiment.build import Experiment, adapted_leaves, network
+from innerloop.experiment.build import Experiment, adapted_leaves, network, outer_optimizer
 from innerloop.experiment.progress import Progress
 from innerloop.experiment.recipes import RECIPES, Published
 from innerloop.experiment.run import Run, commit, write_text
@@ -20,7 +21,7 @@ from innerloop.layout import Layout
 from innerloop.trees import path_name
 from innerloop.types import Meta, Params, TaskDistribution
 
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Step sizes among which a baseline chooses by its score on validation tasks."""
 RATE_TASKS = 100
 RATE_SEED = 20_000
@@ -73,6 +74,7 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
         "metric": metric,
         "factor": factor,
         "unit": unit,
+        "settings": asdict(settings),
         "test_tasks": settings.tasks,
         "test_seed": settings.seed,
         "queries": settings.queries,
@@ -159,8 +161,8 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
     """One network for all training tasks at once: what the paper fine-tunes for comparison.
 
     Regression: joint training on the pooled tasks. Classification: the network with an output for every training class,
-        trained on
-    batches of images; its head is then replaced by zeros, since the classes of a test task are new.
+    trained on batches of images; its head is then replaced by zeros, since the classes of a test task are new. The
+    optimiser is the configured one, with its schedule over these iterations.
     """
     config = experiment.config
     params_key, run_key, head_key = jax.random.split(_key(BASELINE_SEED + config.seed), 3)
@@ -169,14 +171,15 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
         source = experiment.training_tasks()
     else:
         images = (experiment.data.parts or {})["train"]
-        classes = int(images.y.max()) + 1
-        model, batch = network(config, outputs=classes), experiment.layout.shards
+        classes, labels = np.unique(images.y, return_inverse=True)
+        model, batch = network(config, outputs=len(classes)), experiment.layout.shards
         loss = losses.supervised(model, losses.cross_entropy)
-        source = tasks.Batches.from_labels(*images, size=BATCH // batch)
+        source = tasks.Batches.from_labels(images.x, labels.astype(np.int32), size=BATCH // batch)
     joint = algorithms.build(algorithms.algorithm("joint"), loss, rule=rules.sgd(0.0), steps=0)
     layout = Layout(experiment.layout.shards)
-    step = outer.meta_step(joint, experiment.optimizer, meta_batch=batch, layout=layout)
-    state = layout.replicate(outer.init(model.init(params_key), rules.sgd(0.0), experiment.optimizer, run_key))
+    optimizer = outer_optimizer(replace(config, outer=replace(config.outer, iterations=iterations)))
+    step = outer.meta_step(joint, optimizer, meta_batch=batch, layout=layout)
+    state = layout.replicate(outer.init(model.init(params_key), rules.sgd(0.0), optimizer, run_key))
     steps = jax.jit(outer.repeat(step), donate_argnums=0)
     state, _ = steps(state, layout.replicate(source), np.int32(iterations))
     if config.kind == "regression":

@@ -1,15 +1,15 @@
 """One sitting of the program with a run: set the machine up, train, evaluate, report."""
 
-import json
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from innerloop.errors import InnerloopError
 from innerloop.experiment import run as runs
-from innerloop.experiment.config import Config
+from innerloop.experiment.config import Config, Evaluation
 from innerloop.experiment.data import store
 from innerloop.experiment.progress import Progress
 
@@ -27,17 +27,15 @@ def run_to_the_end(config: Config) -> int:
         from innerloop.experiment import training
         from innerloop.experiment.build import build
 
-        if stored:
-            set_up(stored.config)
-            config = replace(config, layout=stored.config.layout)
-            runs.require_same(stored, config)
-            run = runs.Run(path, config)
-        else:
-            config = set_up(config)
-            run = runs.create(path, config)
+        begun = stored if stored and stored.begun else None
+        if begun:
+            runs.require_same(begun, config)
+            config = replace(config, layout=begun.config.layout)
+        config = set_up(config)
         progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
         experiment = build(config, progress.say)
         experiment.require_tasks()
+        run = runs.Run(path, config) if begun else runs.create(path, config)
         progress.say(describe(config))
         try:
             state = training.train(run, experiment, progress)
@@ -67,9 +65,11 @@ def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, ag
     from innerloop.experiment import report, scoring
 
     step = int(state.step)
-    result = json.loads(run.evaluation.read_text()) if run.evaluation.exists() and not again else {}
-    if result.get("meta_steps") != step:
+    result = None if again else run.result()
+    if result is None or result["meta_steps"] != step:
         result = scoring.score(run, experiment, state.meta, step, progress)
+    measured = replace(experiment.config, evaluation=Evaluation.from_json(result["settings"]))
+    experiment = replace(experiment, config=measured)
     progress.say(scoring.as_text(result))
     try:
         with progress.timed("writing the report"):
@@ -100,7 +100,8 @@ def set_up(config: Config) -> Config:
     if config.network.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     cache = store.cache_dir() / "xla"
-    cache.mkdir(exist_ok=True, mode=0o700)
+    with suppress(OSError):  # JAX says so if it cannot write there, and goes on
+        cache.mkdir(exist_ok=True, mode=0o700)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # fifty small programs make a sitting

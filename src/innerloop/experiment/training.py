@@ -1,6 +1,8 @@
 """Meta-training: from a configuration to a trained, evaluated and reported run, through any number of interruptions."""
 
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from innerloop.errors import InnerloopError
 from innerloop.evaluate import evaluate
 from innerloop.experiment import checkpoint
 from innerloop.experiment.build import Experiment
-from innerloop.experiment.config import Config
+from innerloop.experiment.config import Config, training_settings
 from innerloop.experiment.progress import Progress, Recorder, duration
 from innerloop.experiment.run import Run
 from innerloop.outer import MetaState
@@ -41,7 +43,8 @@ def trained_state(run: Run, experiment: Experiment, progress: Progress) -> MetaS
     Raises:
         InnerloopError: if there is none.
     """
-    state = checkpoint.read_newest(run.checkpoints, initial_state(experiment), progress.say)
+    settings = training_settings(run.config)
+    state = checkpoint.read_newest(run.checkpoints, initial_state(experiment), settings, progress.say)
     if state is None:
         raise InnerloopError(f"{run.path} has no whole checkpoint; start training with: innerloop resume {run.path}")
     return state
@@ -67,7 +70,8 @@ def train(run: Run, experiment: Experiment, progress: Progress) -> MetaState:
     """
     config = experiment.config
     state = initial_state(experiment)
-    restored = checkpoint.read_newest(run.checkpoints, state, progress.say)
+    settings = training_settings(config)
+    restored = checkpoint.read_newest(run.checkpoints, state, settings, progress.say)
     if restored is not None:
         state = restored
         progress.say(f"continuing after step {int(state.step):,}")
@@ -105,9 +109,9 @@ def train(run: Run, experiment: Experiment, progress: Progress) -> MetaState:
                 if interrupted or done == total or time.monotonic() - saved_at >= config.log.checkpoint_seconds:
                     host = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
                     require_finite_state(host, done, saved_step, config)
-                    checkpoint.write(run.checkpoints, done, state, config.log.keep)
+                    checkpoint.write(run.checkpoints, done, state, config.log.keep, settings)
                     saved_at, saved_step = time.monotonic(), done
-                if interrupted and done < total:
+                if interrupted:
                     raise InterruptedTraining
     finally:
         recorder.close()
@@ -204,6 +208,7 @@ def interruptions() -> Iterator["Flag"]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         flag.raised = True
+        os.write(sys.stderr.fileno(), b"\nstopping after these meta-steps, and saving; once more stops at once\n")
         for each, handler in previous.items():
             signal.signal(each, handler)
 

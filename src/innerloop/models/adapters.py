@@ -18,7 +18,8 @@ def from_nnx(make: Callable[[Any], Any], **call: Any) -> Model:
 
     `nnx.Param` variables are the parameters. Every other variable keeps its initial value: batch statistics are those
     of the batch at hand as long as the layer computes them (`use_running_average=False`), and averages that a layer
-    writes are dropped, so that nothing leaks from task to task. Dropout draws from the loss's key.
+    writes are dropped, so that nothing leaks from task to task. Dropout draws from the loss's key; to judge query sets
+    without it, make a second model with `deterministic=True` and give its loss to `evaluate` as a query loss.
 
     Args:
         make: `rngs -> module`, for example `lambda rngs: MyNetwork(rngs=rngs)`.
@@ -28,9 +29,13 @@ def from_nnx(make: Callable[[Any], Any], **call: Any) -> Model:
         A model whose parameters are the nested dict of the module's `nnx.Param` values.
 
     Raises:
-        InnerloopError: if Flax is not installed.
+        InnerloopError: if Flax is not installed, or `make` is a module.
     """
     nnx = _require("flax.nnx", "flax")
+    if isinstance(make, nnx.Module):
+        raise InnerloopError(
+            "from_nnx takes a function that makes the module, such as lambda rngs: MyNetwork(rngs=rngs), not a module."
+        )
 
     def parts(key: PRNGKey) -> tuple[Any, Any, Any]:
         return nnx.split(make(nnx.Rngs(params=key, default=jax.random.fold_in(key, 0))), nnx.Param, ...)

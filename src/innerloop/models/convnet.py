@@ -44,11 +44,13 @@ def convnet(
         A model from `[examples, height, width, channels]` to `[examples, ways]`.
 
     Raises:
-        InnerloopError: if the image is too small to be halved that often.
+        InnerloopError: if the image is too small to be halved that often, or `downsample` is neither.
 
     Reference:
         Vinyals et al.: Matching Networks for One Shot Learning, 2016; Finn et al., 2017, section 5.2 and its code.
     """
+    if downsample not in ("stride", "max-pool"):
+        raise InnerloopError(f"downsample is {downsample!r}; it must be 'stride' or 'max-pool'.")
     height, width, channels = image
     strided = downsample == "stride"
     for _ in range(blocks):

@@ -58,6 +58,10 @@ class Episodes:
             ((32, 5, 28, 28, 1), (32, 25))
         """
         data, labels = np.asarray(data), np.asarray(labels)
+        if not len(data):
+            raise InnerloopError("There are no examples; give at least ways x (shots + queries) of them.")
+        if labels.dtype.kind == "O" and len(kinds := {type(each).__name__ for each in labels}) > 1:
+            raise InnerloopError(f"The class labels are of several types ({', '.join(sorted(kinds))}); make them one.")
         if labels.shape != data.shape[:1]:
             raise InnerloopError(
                 f"There are {len(data)} examples but labels of shape {list(labels.shape)}; give one label for each."

@@ -1,7 +1,9 @@
 """Reading archives that one does not trust, without unpacking them."""
 
+import lzma
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -43,7 +45,7 @@ def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
             for member in sorted(members, key=lambda member: member.filename):
                 if member.filename.endswith(suffix):
                     yield member.filename, archive.read(member)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise InnerloopError(
             f"{path} ({size} bytes) is not a whole zip archive ({error}); delete it and fetch it again."

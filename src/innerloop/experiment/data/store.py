@@ -6,6 +6,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,19 @@ VARIABLE = "INNERLOOP_DATA"
 
 
 def cache_dir() -> Path:
-    """The user's cache: `INNERLOOP_CACHE`, else `innerloop` under `XDG_CACHE_HOME` or `~/.cache`; mode 0700."""
+    """The user's cache: `INNERLOOP_CACHE`, else `innerloop` under `XDG_CACHE_HOME` or `~/.cache`; mode 0700.
+
+    Raises:
+        InnerloopError: if it cannot be made.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(os.environ.get("INNERLOOP_CACHE") or Path(base) / "innerloop")
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InnerloopError(
+            f"The cache folder {path} cannot be made ({error.strerror}); set INNERLOOP_CACHE to a folder that can."
+        ) from error
     return path
 
 
@@ -60,10 +70,10 @@ def download(url: str, target: Path, *, algorithm: str, checksum: str) -> None:
     Raises:
         InnerloopError: if it cannot be fetched, or is not what it should be.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f"{target.suffix}.part{os.getpid()}")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as file:
             while block := response.read(2**20):
                 digest.update(block)
@@ -77,7 +87,8 @@ def download(url: str, target: Path, *, algorithm: str, checksum: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         raise InnerloopError(f"{url} could not be fetched ({error}); put the file at {target} by hand.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:
@@ -103,13 +114,14 @@ def prepared(key: str, prepare: Callable[[], dict[str, np.ndarray]]) -> dict[str
     if cached is not None:
         return cached
     arrays = prepare()
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".part{os.getpid()}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(save(arrays, metadata={"sha256": _content_hash(arrays)}))
         partial.replace(file)
     except OSError:  # a cache that cannot be written (full, read-only) costs time, not the run
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return arrays
 
 
