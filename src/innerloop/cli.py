@@ -20,6 +20,7 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
   innerloop recipes                        what can be trained, with its published figures
   innerloop train RECIPE [--field value]   train, evaluate, report; on an existing run: continue it
+  innerloop train RECIPE --dry-run         say how it would run and what memory it needs, and stop
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again, for example --evaluation.steps 20
   innerloop report RUN                     write the report again
@@ -37,6 +38,7 @@ PLAINLY = {
 """What the parser says in Python's words, in ours."""
 
 
+DRY_RUN = "--dry-run"
 NO_MEMORY = (
     "There is not enough memory; lower --layout.chunk (tasks computed at once), --evaluation.queries, "
     "--evaluation.shots or --network.widths."
@@ -107,8 +109,15 @@ def _recipes(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> int:
     name, rest = _positional(arguments, "train", "RECIPE")
+    dry = DRY_RUN in rest
+    rest = [each for each in rest if each != DRY_RUN]
     config = _parse(rest, recipes.config(name), f"innerloop train {name}")
     check(config)
+    if dry:
+        from innerloop.experiment import session
+
+        session.dry_run(config)
+        return 0
     return _run_to_the_end(config)
 
 

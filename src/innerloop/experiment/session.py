@@ -24,7 +24,7 @@ def run_to_the_end(config: Config) -> int:
     path = runs.directory_of(config)
     with runs.locked(path):
         stored = runs.stored(path)
-        from innerloop.experiment import training
+        from innerloop.experiment import plan, training
         from innerloop.experiment.build import build
 
         begun = stored if stored and stored.begun else None
@@ -35,6 +35,9 @@ def run_to_the_end(config: Config) -> int:
         progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
         experiment = build(config, progress.say)
         experiment.require_tasks()
+        if not begun and config.network.kind != "mlp" and not config.layout.chunk:
+            experiment = plan.fitted(experiment, training.initial_state(experiment), progress.say)
+            config = experiment.config
         run = runs.Run(path, config) if begun else runs.create(path, config)
         progress.say(describe(config))
         try:
@@ -44,6 +47,20 @@ def run_to_the_end(config: Config) -> int:
             return 130
         finish(run, experiment, state, progress, again=False)
     return 0
+
+
+def dry_run(config: Config) -> None:
+    """Say what a run would be and need, and write nothing."""
+    progress = Progress()
+    config = set_up(config)
+    from innerloop.experiment import plan, training
+    from innerloop.experiment.build import build
+
+    experiment = build(config, progress.say)
+    experiment.require_tasks()
+    progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · nothing is written")
+    progress.say(describe(config))
+    progress.say(plan.describe(experiment, training.initial_state(experiment)))
 
 
 def score_and_report(path: Path, config: Config, *, again: bool) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from innerloop import outer
 from innerloop.errors import InnerloopError
 from innerloop.evaluate import evaluate
-from innerloop.experiment import checkpoint
+from innerloop.experiment import checkpoint, plan
 from innerloop.experiment.build import Experiment
 from innerloop.experiment.config import Config, training_settings
 from innerloop.experiment.progress import Progress, Recorder, duration
@@ -83,11 +83,9 @@ def train(run: Run, experiment: Experiment, progress: Progress) -> MetaState:
     layout = experiment.layout
     tasks = layout.replicate(experiment.training_tasks())
     state = layout.replicate(state)
-    step = outer.meta_step(
-        experiment.meta_loss, experiment.optimizer, meta_batch=config.outer.meta_batch, layout=layout
-    )
     with progress.timed("compiling the meta-step"):
-        steps = jax.jit(outer.repeat(step), donate_argnums=0).lower(state, tasks, np.int32(1)).compile()
+        steps = plan.compiled_steps(experiment, state, tasks)
+    plan.require_fit(plan.memory_of(steps), experiment)
     validate = Validation(experiment) if config.log.validate_every else None
 
     recorder = Recorder(run.metrics, run.path / "tensorboard" if config.log.tensorboard else None)
