@@ -120,6 +120,18 @@ def test_many_dispatches_in_flight_do_not_deadlock():
     assert np.isfinite(float(metrics["loss_after"]))
 
 
+def test_no_steps_change_nothing():
+    step, state = sinusoid_step()
+    same, metrics = jax.jit(outer.repeat(step))(state, tasks.Sinusoids(), np.int32(0))
+    jax.tree.map(np.testing.assert_array_equal, same.meta, state.meta)
+    assert not any(map(float, metrics.values()))
+
+
+def test_public_names_cannot_be_replaced_unnoticed():
+    with pytest.raises(AttributeError, match=r"innerloop.adapt cannot be replaced"):
+        il.adapt = None
+
+
 def test_layouts_that_cannot_be_are_refused():
     with pytest.raises(InnerloopError, match="at least 1 shard"):
         Layout(shards=0)

@@ -43,6 +43,14 @@ def test_meta_sgd_has_a_step_size_for_every_parameter():
     np.testing.assert_allclose(adapted(rule, rates)["head"]["kernel"], [0.9, 0.8, 1.0], rtol=1e-6)
 
 
+def test_meta_sgd_has_no_step_size_for_what_has_no_gradient():
+    rule, params = rules.meta_sgd(0.1), {"w": jnp.ones(2), "count": jnp.int32(3)}
+    assert rule.init(params)["count"] is None
+    value = lambda params, batch, key: (jnp.sum(params["w"]) * params["count"], {})  # noqa: E731
+    end = adapt(value, Meta(params, rule.init(params)), jnp.zeros(1), KEY, rule=rule, steps=1).params
+    np.testing.assert_allclose(end["w"], 0.7, rtol=1e-6)
+
+
 def test_learned_hyperparameters_are_data():
     rule = rules.learned(lambda rate: optax.sgd(rate), 0.1)
     np.testing.assert_allclose(adapted(rule, jnp.array(0.5))["head"]["bias"], -0.5)

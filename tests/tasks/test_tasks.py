@@ -138,6 +138,11 @@ X, Y = labelled()
             lambda: tasks.Episodes.from_labels(X.astype(np.int64), Y, ways=2, shots=1, queries=1),
             "of type int64; they must be unsigned bytes",
         ),
+        (lambda: tasks.Episodes.from_labels(X[:0], Y[:0], ways=2, shots=1, queries=1), "There are no examples"),
+        (
+            lambda: tasks.Episodes.from_labels(X[:2], np.array(["a", 1], object), ways=2, shots=1, queries=1),
+            r"labels are of several types \(int, str\)",
+        ),
         (lambda: tasks.Sinusoids(shots=0), "shots=0"),
         (lambda: tasks.Sinusoids(amplitude=(5.0, 0.1)), "range of the sinusoids' amplitude is 5.0 to 0.1"),
     ],
