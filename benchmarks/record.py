@@ -6,6 +6,7 @@ Then `make results` writes the tables of README.md and docs/results.md from what
 gives README.md its picture.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -16,6 +17,7 @@ from innerloop.experiment import run as runs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+HOUR = 60.0
 PICTURE = ROOT / "docs" / "images" / "sinusoid.svg"
 
 
@@ -30,10 +32,11 @@ def record(path: Path) -> Path:
         "algorithm": config.algorithm,
         "seed": config.seed,
         "meta_steps": evaluation["meta_steps"],
-        "training_seconds": round(training_seconds(run), 1),
+        "training_seconds": round(sum(seconds_of(run)), 1),
         "tasks_per_second": round(statistics.median(rates), 1),
         "environment": json.loads(run.environment.read_text()),
         "evaluation": evaluation,
+        "course": course(run),
     }
     name = path.resolve().name
     target = RESULTS / f"{name}.json"
@@ -45,14 +48,25 @@ def record(path: Path) -> Path:
     return target
 
 
-def training_seconds(run: runs.Run) -> float:
-    """Seconds of all meta-steps, with what lies between them; compiling and evaluation are not in it."""
+def seconds_of(run: runs.Run) -> list[float]:
+    """Seconds of each record's meta-steps, with what lies between them; compiling and evaluation are not in it."""
     records = run.records()
     starts = [0, *(each["step"] for each in records)]
-    return sum(
+    return [
         (each["step"] - start) * run.config.outer.meta_batch / each["tasks_per_second"]
         for start, each in zip(starts, records, strict=False)
-    )
+    ]
+
+
+def course(run: runs.Run) -> list[dict[str, Any]]:
+    """The validation scores of the first hour, with the minutes of training until each."""
+    minutes = itertools.accumulate(second / 60 for second in seconds_of(run))
+    return [
+        {"minutes": round(minute, 1), "meta_steps": each["step"], **scores}
+        for minute, each in zip(minutes, run.records(), strict=True)
+        if minute <= HOUR
+        and (scores := {name: value for name, value in each.items() if name.startswith("validation/")})
+    ]
 
 
 if __name__ == "__main__":

@@ -105,6 +105,17 @@ def section(result: dict[str, Any]) -> list[str]:
         f"{duration(result['training_seconds'])} ({result['tasks_per_second']:,.0f} tasks/s, median).",
         "",
     ]
+    course = [each for each in result["course"] if evaluation["metric"] == "accuracy"]
+    if course:
+        lines += [
+            "Validation accuracy (transductive, 200 tasks) in the first hour of training: "
+            + ", ".join(
+                f"{100 * each['validation/transductive/accuracy']:.1f} % after {each['minutes']:.0f} minutes"
+                for each in course[:: max(len(course) // 6, 1)]
+            )
+            + ".",
+            "",
+        ]
     for table in evaluation["tables"]:
         last = len(table["rows"][0]["metrics"][evaluation["metric"]]["mean"]) - 1
         steps = [step for step in (0, 1, 3, 5, 10) if step <= last]
