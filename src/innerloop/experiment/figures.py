@@ -129,6 +129,7 @@ def adaptation_curve(
                 label=f"published: {method}",
             )
     axis.set(xlabel="inner steps", ylabel=unit)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     return as_svg(figure)
 
