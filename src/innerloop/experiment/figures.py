@@ -21,9 +21,9 @@ from innerloop.types import Meta
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
 RIGHT, WRONG = "#009e73", "#d55e00"
 PATHS = 24
+"""Test tasks whose paths through parameter space are drawn."""
 PATH_BYTES = 2 * 2**30
 """A large network shows fewer paths, so that they fit into this."""
-"""Test tasks whose paths through parameter space are drawn."""
 
 
 class Paths(NamedTuple):
