@@ -223,12 +223,14 @@ def test_help_of_every_command(capsys):
 
 def test_interrupted_in_the_last_meta_steps_it_stops_too(tmp_path):
     process = start(tmp_path, *TINY, "--outer.iterations=200000", "--log.every=200000")
-    while not (tmp_path / "run" / "config.json").exists():
-        time.sleep(0.01)
-    time.sleep(4)
+    while not process.stdout.readline().startswith("compiling the meta-step"):  # the line ends when it is compiled
+        assert process.poll() is None
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
+    assert "step 200000/200000" in said.replace(",", "")
+    assert "stopped and saved; continue with: innerloop resume run" in said
     assert not (tmp_path / "run" / "evaluation.json").exists()
 
 
