@@ -8,7 +8,7 @@ import pytest
 
 import innerloop as il
 from innerloop import InnerloopError, Layout, Meta, losses, models, outer, rules, tasks
-from innerloop.layout import mean_over_tasks
+from innerloop.layout import map_over_tasks, mean_over_tasks
 from oracles import quadratic_loss, quadratic_task
 
 KEY = jax.random.key(0)
@@ -135,12 +135,23 @@ def test_public_names_cannot_be_replaced_unnoticed():
 def test_layouts_that_cannot_be_are_refused():
     with pytest.raises(InnerloopError, match="at least 1 shard"):
         Layout(shards=0)
-    with pytest.raises(InnerloopError, match=r"25 tasks do not divide into 2 shard\(s\) of chunks of 4"):
-        sinusoid_step(Layout(2, 4), meta_batch=25)
+    with pytest.raises(InnerloopError, match=r"chunk=14 tasks at a time, but of 25 tasks each of 2 shard\(s\) has 13"):
+        sinusoid_step(Layout(2, 14), meta_batch=25)
+    with pytest.raises(InnerloopError, match="spreads 1 task"):
+        sinusoid_step(Layout(2), meta_batch=1)
     with pytest.raises(InnerloopError, match="shards=64, but JAX sees 2 device"):
         Layout(shards=64).mesh()
     with pytest.raises(InnerloopError, match="meta-batch has 0 tasks"):
         sinusoid_step(meta_batch=0)
+
+
+@pytest.mark.parametrize("layout", [Layout(2), Layout(1, 3), Layout(2, 2), Layout(2, 3)], ids=str)
+def test_tasks_that_fill_up_a_layout_do_not_count(layout):
+    function = lambda shared, item: (shared[0] ** 2 * item, {"item": item})  # noqa: E731
+    items = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    gradient, metrics = mean_over_tasks(function, layout)((jnp.float32(0.5),), items)
+    assert (float(gradient), float(metrics["item"])) == (pytest.approx(6.2), pytest.approx(6.2))
+    np.testing.assert_array_equal(map_over_tasks(lambda two, item: two * item, layout)(2.0, items), 2 * items)
 
 
 def test_mean_over_tasks_averages_values_of_any_shape():

@@ -84,7 +84,7 @@ def evaluate(
         steps: number of inner steps.
         num_tasks: number of tasks.
         query_losses: the losses to judge by; `{"query": loss}` unless given.
-        layout: how the tasks are laid out; a remainder that does not fill a chunk is computed and dropped.
+        layout: how the tasks are laid out.
 
     Returns:
         For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`; see `summarise`.
@@ -97,10 +97,7 @@ def evaluate(
         task = sample_task(tasks, sample_key)
         return adaptation_curve(loss, meta, task, task_key, rule=rule, steps=steps, query_losses=judges)
 
-    whole = layout.shards * (layout.chunk or 1)
-    padded = -(-num_tasks // whole) * whole
-    curves = map_over_tasks(one, layout)((meta, tasks, key), jnp.arange(padded))
-    return jax.tree.map(lambda leaf: leaf[:num_tasks], curves)
+    return map_over_tasks(one, layout)((meta, tasks, key), jnp.arange(num_tasks))
 
 
 def summarise(values: Array | np.ndarray) -> Summary:

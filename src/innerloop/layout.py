@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from innerloop.errors import InnerloopError
+from innerloop.ops import row_major
 
 AXIS = "tasks"
 
@@ -54,19 +55,20 @@ class Layout:
         """
         return jax.device_put(tree, NamedSharding(self.mesh(), P()) if self.shards > 1 else None)
 
-    def chunk_of(self, num_tasks: int) -> int:
-        """The chunk for this number of tasks.
+    def require(self, num_tasks: int) -> None:
+        """Refuse a number of tasks that leaves shards empty or does not fill one chunk.
 
         Raises:
-            InnerloopError: if the tasks do not divide evenly.
+            InnerloopError: naming both numbers.
         """
-        chunk = self.chunk or max(num_tasks // self.shards, 1)
-        if num_tasks % (self.shards * chunk):
+        if num_tasks < self.shards:
+            raise InnerloopError(f"The layout spreads {num_tasks} task(s) over shards={self.shards}; use fewer shards.")
+        share = -(-num_tasks // self.shards)
+        if self.chunk is not None and self.chunk > share:
             raise InnerloopError(
-                f"{num_tasks} tasks do not divide into {self.shards} shard(s) of chunks of {chunk}; "
-                "choose a meta-batch that is a multiple of shards x chunk."
+                f"The layout computes chunk={self.chunk} tasks at a time, but of {num_tasks} tasks each of "
+                f"{self.shards} shard(s) has {share}; use a chunk of at most {share}."
             )
-        return chunk
 
 
 def mean_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Callable[[Any, Any], tuple[Any, Any]]:
@@ -74,32 +76,42 @@ def mean_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Call
 
     Args:
         function: `(shared, item) -> (scalar, metrics)` of one task, differentiated with respect to `shared[0]`.
-        layout: how the tasks are laid out.
+        layout: how the tasks are laid out. Tasks that do not fill the last chunk are filled up with others, which are
+            computed and do not count.
 
     Returns:
         `(shared, items) -> (gradient, metrics)` with `items` stacked over tasks, leaves `[tasks, ...]`.
     """
 
-    def chunk_mean(learned: Any, rest: Any, items: Any) -> tuple[Any, Any]:
+    def chunk_sum(learned: Any, rest: Any, items: Any, counts: Array) -> tuple[Any, Any]:
+        def counted(leaf: Array) -> Array:
+            return jnp.sum(jnp.where(counts.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0), axis=0)
+
         values, metrics = vectorised(lambda item: function((learned, *rest), item), items)
-        return jnp.mean(values), jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), metrics)
+        return counted(values), jax.tree.map(counted, metrics)
 
-    def shard_mean(shared: Any, items: Any) -> tuple[Any, Any]:
-        def chunk_gradient(items: Any) -> tuple[Any, Any]:
-            return jax.grad(chunk_mean, has_aux=True)(shared[0], shared[1:], items)
+    gradient = jax.jit(fast_products(jax.grad(chunk_sum, has_aux=True)))  # jit: traced once for shape and value
 
-        chunks = jax.tree.leaves(items)[0].shape[0]
-        if chunks == 1:
-            result = chunk_gradient(jax.tree.map(lambda leaf: leaf[0], items))
+    def shard_sum(shared: Any, chunks: Any) -> tuple[Any, Any]:
+        learned, rest = shared[0], shared[1:]
+        first = jax.tree.map(lambda leaf: leaf[0], chunks)
+        if jax.tree.leaves(chunks)[0].shape[0] == 1:
+            total = gradient(learned, rest, *first)
         else:
-            start = jax.eval_shape(chunk_gradient, jax.tree.map(lambda leaf: leaf[0], items))
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), start)
-            add = lambda total, chunk: (jax.tree.map(jnp.add, total, chunk_gradient(chunk)), None)  # noqa: E731
-            total, _ = lax.scan(add, zeros, items)
-            result = jax.tree.map(lambda leaf: leaf / chunks, total)
-        return lax.pmean(result, AXIS) if layout.shards > 1 else result
+            shapes = jax.eval_shape(gradient, learned, rest, *first)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            add = lambda total, chunk: (jax.tree.map(jnp.add, total, gradient(learned, rest, *chunk)), None)  # noqa: E731
+            total, _ = lax.scan(add, zeros, chunks)
+        return lax.psum(total, AXIS) if layout.shards > 1 else total
 
-    return _sharded(shard_mean, layout, P())
+    def mean(shared: Any, items: Any) -> tuple[Any, Any]:
+        number = jax.tree.leaves(items)[0].shape[0]
+        layout.require(number)
+        filled, counts = _filled(items, layout)
+        total = _sharded(shard_sum, layout, P())(shared, (filled, counts))
+        return jax.tree.map(lambda leaf: leaf / number, total)
+
+    return mean
 
 
 def map_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Callable[[Any, Any], Any]:
@@ -113,11 +125,16 @@ def map_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Calla
         `(shared, items) -> results`, both stacked over tasks.
     """
 
-    def shard_map(shared: Any, items: Any) -> Any:
-        results = lax.map(lambda chunk: vectorised(lambda item: function(shared, item), chunk), items)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+    def shard_map(shared: Any, chunks: Any) -> Any:
+        of_chunk = fast_products(lambda chunk: vectorised(lambda item: function(shared, item), chunk))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(of_chunk, chunks))
 
-    return _sharded(shard_map, layout, P(AXIS))
+    def results(shared: Any, items: Any) -> Any:
+        number = jax.tree.leaves(items)[0].shape[0]
+        filled, _ = _filled(items, layout)
+        return jax.tree.map(lambda leaf: leaf[:number], _sharded(shard_map, layout, P(AXIS))(shared, filled))
+
+    return results
 
 
 def vectorised(function: Callable[[Any], Any], items: Any) -> Any:
@@ -127,16 +144,25 @@ def vectorised(function: Callable[[Any], Any], items: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(jax.tree.map(lambda leaf: leaf[0], items)))
 
 
+def fast_products(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its matrix products in the form that is fast here: on a CPU `row_major`, else unchanged."""
+    return row_major(function) if jax.default_backend() == "cpu" else function
+
+
+def _filled(items: Any, layout: Layout) -> tuple[Any, Array]:
+    """The items as `[chunks, chunk, ...]` for all shards, filled up with the first ones, and which of them count."""
+    number = jax.tree.leaves(items)[0].shape[0]
+    share = -(-number // layout.shards)
+    chunk = min(layout.chunk or share, share)
+    whole = layout.shards * chunk
+    places = jnp.arange(-(-number // whole) * whole)
+    if places.size > number:
+        items = jax.tree.map(lambda leaf: leaf[places % number], items)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), (items, places < number))
+
+
 def _sharded(function: Callable[[Any, Any], Any], layout: Layout, out: P) -> Callable[[Any, Any], Any]:
-    """Run `function` on every shard with its items as `[chunks, chunk, ...]`."""
-
-    def run(shared: Any, items: Any) -> Any:
-        chunk = layout.chunk_of(jax.tree.leaves(items)[0].shape[0])
-        chunked = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), items)
-        if layout.shards == 1:
-            return function(shared, chunked)
-        return jax.shard_map(function, mesh=layout.mesh(), in_specs=(P(), P(AXIS)), out_specs=out, check_vma=False)(
-            shared, chunked
-        )
-
-    return run
+    """Run `function` on every shard with its chunks."""
+    if layout.shards == 1:
+        return function
+    return jax.shard_map(function, mesh=layout.mesh(), in_specs=(P(), P(AXIS)), out_specs=out, check_vma=False)

@@ -100,11 +100,11 @@ def meta_step(
         is an argument of the compiled function and not a constant inside it.
 
     Raises:
-        InnerloopError: if the meta-batch is not positive or does not divide into the layout.
+        InnerloopError: if the meta-batch is not positive, or smaller than the layout's shards or chunk.
     """
     if meta_batch < 1:
         raise InnerloopError(f"The meta-batch has {meta_batch} tasks; it needs at least 1.")
-    layout.chunk_of(meta_batch)
+    layout.require(meta_batch)
 
     def one(shared: Any, index: Array) -> tuple[Any, Metrics]:
         learned, constant, tasks, key = shared
@@ -139,13 +139,15 @@ def repeat(step: MetaStep) -> Callable[[MetaState, TaskDistribution, Array | int
         Compile it with `jax.jit(..., donate_argnums=0)`.
     """
 
+    one = jax.jit(step)  # traced once for shape and value
+
     def steps(state: MetaState, tasks: TaskDistribution, num_steps: Array | int) -> tuple[MetaState, Metrics]:
         def body(_: Any, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
             state, total = carry
-            state, metrics = step(state, tasks)
+            state, metrics = one(state, tasks)
             return state, jax.tree.map(jnp.add, total, metrics)
 
-        shapes = jax.eval_shape(step, state, tasks)[1]
+        shapes = jax.eval_shape(one, state, tasks)[1]
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         state, total = lax.fori_loop(0, num_steps, body, (state, zeros))
         return state, jax.tree.map(lambda leaf: leaf / jnp.maximum(num_steps, 1), total)

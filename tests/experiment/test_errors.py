@@ -117,9 +117,20 @@ def test_empty_range(capsys):
     assert not Path("runs").exists()  # what cannot run leaves nothing behind that a mended command would stumble on
 
 
-def test_layout_that_does_not_divide(capsys):
-    said = refused(capsys, "train", "demo", "--layout.chunk=4")
-    assert "25 tasks do not divide into 1 shard(s) of chunks of 4; choose a meta-batch that is a multiple" in said
+def test_chunk_of_more_tasks_than_there_are(capsys):
+    said = refused(capsys, "train", "demo", "--layout.chunk=64")
+    assert "chunk=64 tasks at a time, but of 25 tasks each of 1 shard(s) has 25; use a chunk of at most 25" in said
+    assert not Path("runs").exists()
+
+
+def test_choice_among_exact_derivatives_where_none_are_taken(capsys):
+    said = refused(capsys, "train", "demo", "--algorithm=fomaml", "--layout.adjoint=reverse")
+    assert "--layout.adjoint is reverse, but --algorithm fomaml takes no exact second derivatives; leave it out" in said
+
+
+def test_convolution_of_a_network_without_any(capsys):
+    said = refused(capsys, "train", "demo", "--layout.convolution=lax")
+    assert "--layout.convolution has no effect with --network.kind mlp; leave it out" in said
 
 
 def test_missing_data_says_where_to_put_it(capsys):

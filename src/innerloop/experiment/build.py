@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax import lax
 
-from innerloop import algorithms, losses, models, rules, tasks
+from innerloop import algorithms, losses, models, ops, rules, tasks
+from innerloop.adjoint import Adjoint, Mixed, Reverse, Truncated
 from innerloop.errors import InnerloopError
 from innerloop.experiment.config import Config, MiniImageNetTasks, Network, OmniglotTasks, SinusoidTasks
 from innerloop.experiment.data import miniimagenet, omniglot
@@ -106,8 +108,16 @@ def build(config: Config, announce: Callable[[str], None]) -> Experiment:
     Raises:
         InnerloopError: if a name or number in it cannot work, or data is missing.
     """
+    algorithms.algorithm(config.algorithm)  # before the data, which may take long
+    return assemble(config, load_data(config, announce))
+
+
+def assemble(config: Config, data: Data) -> Experiment:
+    """The same, with data at hand."""
     row = algorithms.algorithm(config.algorithm)
-    data = load_data(config, announce)
+    row = row._replace(adjoint=computed_as(row.adjoint, config))
+    layout = Layout(config.layout.shards or 1, config.layout.chunk or None)
+    layout.require(config.outer.meta_batch)
     model = network(config)
     criterion = losses.squared_error if config.kind == "regression" else losses.cross_entropy
     chosen = config.network.normalisation
@@ -125,7 +135,7 @@ def build(config: Config, announce: Callable[[str], None]) -> Experiment:
         rule=rule,
         meta_loss=algorithms.build(row, loss, rule=rule, steps=config.inner.steps),
         optimizer=outer_optimizer(config),
-        layout=Layout(config.layout.shards, config.layout.chunk or None),
+        layout=layout,
         data=data,
     )
 
@@ -151,6 +161,7 @@ def network(config: Config, outputs: int | None = None) -> Model:
     normalisation = None if net.normalisation == "none" else Normalisation(net.scale, net.shift)
     image = IMAGE_SHAPES.get(type(config.tasks))
     outputs = outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways)
+    convolution = lax.conv_general_dilated if config.layout.convolution == "lax" else ops.conv_general_dilated
     if net.kind == "mlp":
         inputs = int(np.prod(image)) if image else 1
         model = models.mlp(inputs, net.widths, outputs, initializer=models.glorot, normalisation=normalisation)
@@ -164,13 +175,16 @@ def network(config: Config, outputs: int | None = None) -> Model:
             filters=net.widths[0],
             blocks=len(net.widths),
             normalisation=normalisation,
+            convolution=convolution,
         )
     else:
         if normalisation is None:
             raise InnerloopError(
                 "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
             )
-        model = models.resnet12(image, outputs, filters=net.widths, normalisation=normalisation)
+        model = models.resnet12(
+            image, outputs, filters=net.widths, normalisation=normalisation, convolution=convolution
+        )
     if net.precision != "float32":
         model = models.in_precision(model, net.precision)
     if net.normalisation == "running":
@@ -210,22 +224,21 @@ def outer_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.partition({"network": optimizer, RUNNING: averages}, labels)
 
 
-def resolve_layout(config: Config, cores: int, platform: str, devices: int) -> Config:
-    """The configuration with the layout chosen, so that it can be recorded and a resumed run has the same.
+def computed_as(adjoint: Adjoint, config: Config) -> Adjoint:
+    """The algorithm's adjoint, computed as the configured layout says.
 
-    Image networks on a CPU run one task at a time on each core, where a task's activations stay in the cache;
-    everything else runs all tasks at once.
-
-    Args:
-        config: the experiment.
-        cores: cores of the machine.
-        platform: `"cpu"`, `"gpu"` or `"tpu"`.
-        devices: accelerators, if the platform is not a CPU.
+    Raises:
+        InnerloopError: if the layout chooses among exact derivatives and the algorithm takes none.
     """
-    images = config.network.kind != "mlp"
-    available = devices if platform != "cpu" else (cores if images else 1)
-    meta_batch = config.outer.meta_batch
-    shards = config.layout.shards or max(n for n in range(1, available + 1) if meta_batch % n == 0)
-    chunk = config.layout.chunk or (1 if images and platform == "cpu" else 0)
-    Layout(shards, chunk or None).chunk_of(meta_batch)
-    return replace(config, layout=replace(config.layout, shards=shards, chunk=chunk))
+    layout = config.layout
+    if isinstance(adjoint, Truncated):
+        return replace(adjoint, adjoint=computed_as(adjoint.adjoint, config))
+    if layout.adjoint != "auto" and not isinstance(adjoint, Mixed):
+        raise InnerloopError(
+            f"--layout.adjoint is {layout.adjoint}, but --algorithm {config.algorithm} takes no exact second "
+            "derivatives; leave it out."
+        )
+    chosen = Reverse() if layout.adjoint == "reverse" else adjoint
+    if layout.loop == "auto":
+        return chosen
+    return replace(chosen, unroll=config.inner.steps if layout.loop == "unrolled" else 0)  # pyright: ignore

@@ -146,12 +146,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Layout:
-    """How tasks are laid out over devices and memory; 0 chooses."""
+    """How a meta-step is computed, on which its time and memory depend, and its result up to rounding.
+
+    What is left open (0, auto) is chosen by a short measurement, which is kept for the next time.
+    """
 
     shards: int = 0
-    """devices that the tasks are spread over; 0: one for each core for image networks, else 1"""
+    """devices that the tasks are spread over, on a CPU one for each core; 0 chooses"""
     chunk: int = 0
-    """tasks computed at once on a device; 0: one for image networks on a CPU, else all"""
+    """tasks computed at once on a device; 0 chooses"""
+    adjoint: Literal["auto", "mixed", "reverse"] = "auto"
+    """exact derivatives: forward over reverse mode, recomputed where scanned, or reverse over reverse, all stored"""
+    loop: Literal["auto", "unrolled", "scanned"] = "auto"
+    """the inner steps: unrolled runs faster, scanned compiles faster and takes less memory"""
+    convolution: Literal["auto", "patches", "lax"] = "auto"
+    """image networks: patches and a matrix product, or XLA's own convolution"""
 
 
 @dataclass(frozen=True)
@@ -277,6 +286,8 @@ def check(config: Config) -> None:
                 f"--network.{flag(name)} has no effect with --network.kind {network.kind} and "
                 f"--network.normalisation {network.normalisation}; leave it out, or change these."
             )
+    if config.network.kind == "mlp" and config.layout.convolution != "auto":
+        raise InnerloopError("--layout.convolution has no effect with --network.kind mlp; leave it out.")
     if config.network.kind != "mlp" and config.kind == "regression":
         raise InnerloopError(f"--network.kind is {config.network.kind}, which takes images; for sinusoids use mlp.")
 

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from innerloop import algorithms, outer
+from innerloop import outer
 from innerloop.errors import InnerloopError
-from innerloop.experiment.build import Experiment
-from innerloop.layout import Layout
+from innerloop.experiment.build import Experiment, assemble
 from innerloop.outer import MetaState
 
 USABLE = 0.9
@@ -79,21 +78,17 @@ def require_fit(needed: Memory, experiment: Experiment) -> None:
 
 def fitting_chunk(needed: Memory, experiment: Experiment, available: int) -> int | None:
     """The largest smaller number of tasks at a time whose meta-step fits, taking memory to grow with it."""
-    tasks = experiment.config.outer.meta_batch // experiment.layout.shards
+    tasks = -(-experiment.config.outer.meta_batch // experiment.layout.shards)
     now = experiment.layout.chunk or tasks
-    sizes = [each for each in range(1, now) if tasks % each == 0]
+    sizes = [each for each in range(1, now) if tasks % each == 0]  # no task is computed that does not count
     fitting = [each for each in sizes if needed.held + needed.temporary * each / now <= available]
     return max(fitting, default=None)
 
 
-def with_layout(experiment: Experiment, chunk: int) -> Experiment:
+def with_chunk(experiment: Experiment, chunk: int) -> Experiment:
     """The same experiment with another number of tasks at a time."""
     config = experiment.config
-    return replace(
-        experiment,
-        config=replace(config, layout=replace(config.layout, chunk=chunk)),
-        layout=Layout(experiment.layout.shards, chunk or None),
-    )
+    return assemble(replace(config, layout=replace(config.layout, chunk=chunk)), experiment.data)
 
 
 def fitted(experiment: Experiment, state: MetaState, say: Callable[[str], None]) -> Experiment:
@@ -105,7 +100,7 @@ def fitted(experiment: Experiment, state: MetaState, say: Callable[[str], None])
     if chunk is None:
         return experiment
     say(f"{readable(needed.total)} would be needed for all tasks at once; computing {chunk} at a time")
-    return with_layout(experiment, chunk)
+    return with_chunk(experiment, chunk)
 
 
 def describe(experiment: Experiment, state: MetaState) -> str:
@@ -128,11 +123,11 @@ def describe(experiment: Experiment, state: MetaState) -> str:
     if steps:
         fewer = needed(_with_steps(experiment, steps - 1))
         rows.append(("  of it, for the last inner step", readable(now.temporary - fewer.temporary)))
-    share = config.outer.meta_batch // layout.shards
+    share = -(-config.outer.meta_batch // layout.shards)
     chunk = layout.chunk or share
-    others = [each for each in (2 * chunk, chunk // 2) if each and share % each == 0]
+    others = [each for each in (2 * chunk, chunk // 2) if 0 < each <= share]
     if others:
-        other = needed(with_layout(experiment, others[0]))
+        other = needed(with_chunk(experiment, others[0]))
         slope = (other.temporary - now.temporary) / (others[0] - chunk)
         rows.append(("  for each further task at a time", readable(slope)))
     available = device_bytes()
@@ -143,18 +138,16 @@ def describe(experiment: Experiment, state: MetaState) -> str:
 
 
 def inner_loop(experiment: Experiment) -> str:
-    """How the inner loop runs and is differentiated, and why."""
+    """How the inner loop is differentiated, and why it runs as it does."""
     adjoint, steps = experiment.algorithm.adjoint, experiment.config.inner.steps
-    limit = getattr(adjoint, "unroll", None)
-    lines = [f"{type(adjoint).__name__}: {experiment.algorithm.summary}"]
-    if limit is not None:
-        one = f"{steps} inner {'step is' if steps == 1 else 'steps are'}"
-        lines.append(
-            f"{one} unrolled, which is faster than a scan (up to {limit} steps are)"
-            if steps <= limit
-            else f"{one} scanned, which keeps no activations (more than {limit} are)"
-        )
-    return "\n".join(lines)
+    first = f"{type(adjoint).__name__}: {experiment.algorithm.summary}"
+    limit = getattr(getattr(adjoint, "adjoint", adjoint), "unroll", None)
+    if not steps or limit is None:
+        return first
+    some = f"{steps} inner {'step is' if steps == 1 else 'steps are'}"
+    if steps <= limit:
+        return f"{first}\n{some} unrolled: so few compile soon, and run faster than a scan"
+    return f"{first}\n{some} scanned: compiled once for all, and their activations not kept"
 
 
 def readable(size: int | float) -> str:
@@ -177,5 +170,5 @@ def _mend(needed: Memory, experiment: Experiment) -> str:
 
 
 def _with_steps(experiment: Experiment, steps: int) -> Experiment:
-    meta_loss = algorithms.build(experiment.algorithm, experiment.loss, rule=experiment.rule, steps=steps)
-    return replace(experiment, meta_loss=meta_loss)
+    config = experiment.config
+    return assemble(replace(config, inner=replace(config.inner, steps=steps)), experiment.data)

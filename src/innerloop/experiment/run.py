@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -140,9 +140,9 @@ def require_same(run: Run, config: Config) -> None:
     Raises:
         InnerloopError: naming the settings that differ.
     """
-    for name in ("shards", "chunk"):
-        asked, resolved = getattr(config.layout, name), getattr(run.config.layout, name)
-        if asked not in (0, resolved):
+    for name, asked in asdict(config.layout).items():
+        resolved = getattr(run.config.layout, name)
+        if asked not in (0, "auto", resolved):
             raise InnerloopError(
                 f"--layout.{name} is {asked}, but {run.path} was started with {resolved}, on which its bits depend; "
                 "leave it out, or choose another --run-dir."

@@ -24,22 +24,25 @@ def run_to_the_end(config: Config) -> int:
     path = runs.directory_of(config)
     with runs.locked(path):
         stored = runs.stored(path)
-        from innerloop.experiment import plan, training
+        from innerloop.experiment import plan, training, tune
         from innerloop.experiment.build import build
 
         begun = stored if stored and stored.begun else None
         if begun:
             runs.require_same(begun, config)
             config = replace(config, layout=begun.config.layout)
-        config = set_up(config)
+        set_up(config)
         progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
         experiment = build(config, progress.say)
         experiment.require_tasks()
-        if not begun and config.network.kind != "mlp" and not config.layout.chunk:
-            experiment = plan.fitted(experiment, training.initial_state(experiment), progress.say)
+        if not begun:
+            experiment = tune.tuned(experiment, progress.say)
+            if config.network.kind != "mlp" and not experiment.config.layout.chunk:
+                experiment = plan.fitted(experiment, training.initial_state(experiment), progress.say)
             config = experiment.config
         run = runs.Run(path, config) if begun else runs.create(path, config)
         progress.say(describe(config))
+        progress.say(f"computed: {tune.in_words(config.layout)}")
         try:
             state = training.train(run, experiment, progress)
         except training.InterruptedTraining:
@@ -52,14 +55,17 @@ def run_to_the_end(config: Config) -> int:
 def dry_run(config: Config) -> None:
     """Say what a run would be and need, and write nothing."""
     progress = Progress()
-    config = set_up(config)
-    from innerloop.experiment import plan, training
-    from innerloop.experiment.build import build
+    set_up(config)
+    from innerloop.experiment import plan, training, tune
+    from innerloop.experiment.build import assemble, build
 
     experiment = build(config, progress.say)
     experiment.require_tasks()
-    progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · nothing is written")
+    progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · no run is made")
     progress.say(describe(config))
+    ways = tune.measured(experiment, progress.say)
+    progress.say(tune.describe(ways))
+    experiment = assemble(replace(config, layout=tune.best(ways)), experiment.data)
     progress.say(plan.describe(experiment, training.initial_state(experiment)))
 
 
@@ -99,21 +105,16 @@ def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, ag
     progress.say(f"report: {run.report.resolve()}")
 
 
-def set_up(config: Config) -> Config:
+def set_up(config: Config) -> None:
     """Prepare JAX: one CPU device for each shard, and compiled programs kept between sessions.
 
     Must come before JAX computes anything.
-
-    Returns:
-        The configuration with the layout chosen for this machine, if it was not yet.
     """
     import jax
 
-    from innerloop.experiment.build import resolve_layout
-
-    on_cpu = resolve_layout(config, runs.cores(), "cpu", 1)
-    if jax.config.jax_num_cpu_devices < on_cpu.layout.shards:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_num_cpu_devices", on_cpu.layout.shards)
+    devices = config.layout.shards or runs.cores()
+    if jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_num_cpu_devices", devices)
     if config.network.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     cache = store.cache_dir() / "xla"
@@ -123,16 +124,11 @@ def set_up(config: Config) -> Config:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # fifty small programs make a sitting
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-    platform = jax.default_backend()
-    return on_cpu if platform == "cpu" else resolve_layout(config, runs.cores(), platform, jax.device_count())
 
 
 def describe(config: Config) -> str:
-    """What is about to happen, in two lines."""
-    layout = config.layout
-    tasks = f"{layout.chunk} task at a time" if layout.chunk == 1 else f"{layout.chunk or 'all'} tasks at a time"
+    """What is about to happen, in a line."""
     return (
         f"{config.outer.iterations:,} meta-steps of {config.outer.meta_batch} tasks, {config.inner.steps} inner "
-        f"{'step' if config.inner.steps == 1 else 'steps'} of {config.inner.learning_rate:g}\n"
-        f"layout: {layout.shards} {'device' if layout.shards == 1 else 'devices'}, {tasks} on each"
+        f"{'step' if config.inner.steps == 1 else 'steps'} of {config.inner.learning_rate:g}"
     )

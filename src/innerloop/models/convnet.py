@@ -8,9 +8,9 @@ from jax import Array
 
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
-from innerloop.models.layers import conv, conv_init, dense, dense_init, glorot, normal
+from innerloop.models.layers import Convolution, conv, conv_init, dense, dense_init, glorot, normal
 from innerloop.models.norm import Moments, Normalisation, from_forward
-from innerloop.ops import max_pool
+from innerloop.ops import conv_general_dilated, max_pool
 from innerloop.types import Params, PRNGKey
 
 SHIFT_ONLY = Normalisation(scale=False)
@@ -25,6 +25,7 @@ def convnet(
     filters: int = 64,
     blocks: int = 4,
     normalisation: Normalisation | None = SHIFT_ONLY,
+    convolution: Convolution = conv_general_dilated,
 ) -> Model:
     """Blocks of a 3x3 convolution, normalisation and ReLU, each halving the image, and a linear head.
 
@@ -39,6 +40,7 @@ def convnet(
         filters: number of filters of each convolution.
         blocks: number of blocks.
         normalisation: after each convolution, which then has no bias (it would cancel); `None` for none.
+        convolution: ours, fast where kernels differ from task to task, or `jax.lax.conv_general_dilated`.
 
     Returns:
         A model from `[examples, height, width, channels]` to `[examples, ways]`.
@@ -75,7 +77,7 @@ def convnet(
     def forward(params: Params, x: Array, key: PRNGKey | None, moments: Moments | None) -> tuple[Array, Moments]:
         used: Moments = {}
         for i in range(1, blocks + 1):
-            x = conv(params[f"conv{i}"], x, stride=2 if strided else 1)
+            x = conv(params[f"conv{i}"], x, stride=2 if strided else 1, convolution=convolution)
             if normalisation is not None:
                 name = f"norm{i}"
                 x, seen = normalisation.apply(name, params[name], x, moments)

@@ -1,18 +1,19 @@
 """Initialisers and layers of the built-in networks: parameters are dicts of arrays."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from innerloop.ops import conv2d
+from innerloop.ops import conv_general_dilated
 from innerloop.types import PRNGKey
 
 Weights: TypeAlias = dict[str, Array]
 Initializer: TypeAlias = Callable[[PRNGKey, tuple[int, ...]], Array]
-Padding: TypeAlias = Literal["SAME", "VALID"]
+Convolution: TypeAlias = Callable[..., Array]
+"""`jax.lax.conv_general_dilated`, or another function of the same arguments"""
 
 glorot: Initializer = jax.nn.initializers.glorot_uniform()
 
@@ -40,6 +41,7 @@ def conv_init(key: PRNGKey, size: int, inputs: int, outputs: int, *, bias: bool)
     return kernel | {"bias": jnp.zeros(outputs)} if bias else kernel
 
 
-def conv(weights: Weights, x: Array, stride: int = 1, padding: Padding = "SAME") -> Array:
-    y = conv2d(x, weights["kernel"], stride, padding)
+def conv(weights: Weights, x: Array, stride: int = 1, *, convolution: Convolution = conv_general_dilated) -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = convolution(x, weights["kernel"], (stride, stride), "SAME", dimension_numbers=numbers)
     return y + weights["bias"] if "bias" in weights else y

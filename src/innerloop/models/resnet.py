@@ -10,9 +10,9 @@ from jax import Array
 
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
-from innerloop.models.layers import conv, conv_init, dense, dense_init, glorot
+from innerloop.models.layers import Convolution, conv, conv_init, dense, dense_init, glorot
 from innerloop.models.norm import Moments, Normalisation, from_forward
-from innerloop.ops import max_pool
+from innerloop.ops import conv_general_dilated, max_pool
 from innerloop.types import Params, PRNGKey
 
 
@@ -22,6 +22,7 @@ def resnet12(
     *,
     filters: Sequence[int] = (64, 128, 256, 512),
     normalisation: Normalisation = Normalisation(),
+    convolution: Convolution = conv_general_dilated,
 ) -> Model:
     """Four residual blocks of three 3x3 convolutions with a 1x1 shortcut, leaky ReLU (0.1) and 2x2 max-pooling.
 
@@ -30,6 +31,7 @@ def resnet12(
         ways: number of outputs.
         filters: number of filters of each block.
         normalisation: after each convolution.
+        convolution: ours, fast where kernels differ from task to task, or `jax.lax.conv_general_dilated`.
 
     Returns:
         A model from `[examples, height, width, channels]` to `[examples, ways]`: mean over space, then a linear head.
@@ -69,7 +71,7 @@ def resnet12(
 
         def normalised(block: str, name: str, x: Array) -> Array:
             weights, layer = params[block], f"{block}/{name}"
-            y = conv(weights[name], x)
+            y = conv(weights[name], x, convolution=convolution)
             y, seen = normalisation.apply(layer, weights[f"{name}_norm"], y, moments)
             used.update(seen)
             return y

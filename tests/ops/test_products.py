@@ -1,0 +1,83 @@
+"""Matrix products in the form that is fast on a CPU: the same numbers, in every kind of program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from innerloop.ops import row_major
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@st.composite
+def products(draw):
+    """Operands' shapes, the axes that are contracted and batched, and a transposition that may follow."""
+    sizes = {name: draw(st.integers(1, 4)) for name in "abmnk"}
+    left = draw(st.permutations("abmk"[draw(st.integers(0, 2)) :]))
+    batch = [name for name in left if name in "ab"]
+    right = draw(st.permutations([*batch, "k", "n"]))
+    numbers = (
+        ((left.index("k"),), (right.index("k"),)),
+        (tuple(map(left.index, batch)), tuple(map(right.index, batch))),
+    )
+    out = draw(st.one_of(st.none(), st.permutations(range(len(batch) + 2))))
+    return [sizes[name] for name in left], [sizes[name] for name in right], numbers, out
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(products())
+def test_every_product_keeps_its_value(case):
+    left, right, numbers, out = case
+    x, y = (jnp.asarray(np.random.default_rng(0).normal(size=shape)) for shape in (left, right))
+
+    def product(x, y):
+        z = lax.dot_general(x, y, numbers)
+        return z if out is None else z.transpose(out)
+
+    np.testing.assert_allclose(row_major(product)(x, y), product(x, y), rtol=1e-12, atol=1e-12)
+
+
+def layered(w, x):
+    """Products inside loops, conditions, recomputation, functions with derivatives of their own, and compiled ones."""
+
+    def step(w, _):
+        hidden = jax.checkpoint(lambda w: jnp.tanh(x @ w))(w)
+        return w - 0.1 * jax.grad(lambda w: jnp.sum(jax.nn.relu(hidden @ w) ** 2))(w), None
+
+    w, _ = lax.scan(step, w, None, length=3)
+    w = lax.cond(jnp.sum(w) > 0, lambda w: w @ w.T, lambda w: w.T @ w, w)
+    w = lax.while_loop(lambda pair: pair[0] < 2, lambda pair: (pair[0] + 1, 0.1 * jnp.tanh(pair[1].T @ w)), (0, w))[1]
+    return jnp.sum(jax.jit(lambda w: (x @ w).T @ x)(w)), {"unused": w, "number": 3}
+
+
+def test_programs_within_programs_keep_their_values():
+    rng = np.random.default_rng(1)
+    w, x = jnp.asarray(rng.normal(size=(4, 4))), jnp.asarray(rng.normal(size=(2, 5, 4)))
+    plain = jax.vmap(lambda x: layered(w, x))
+    ours = jax.jit(row_major(plain))(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), ours, plain(x))
+
+
+def test_gradients_of_weights_are_in_the_fast_form():
+    """And their own derivatives are too: no product in a second derivative contracts anything but inner axes."""
+    x, w = jnp.ones((3, 5, 4)), jnp.ones((3, 4, 6))
+    loss = lambda w: jnp.sum(jnp.tanh(jnp.tanh(x @ w) @ w.mT) ** 2)  # noqa: E731
+    second = jax.grad(lambda w: jnp.sum(jax.grad(loss)(w) ** 2))
+    forms = {
+        equation.params["dimension_numbers"]
+        for equation in jax.make_jaxpr(row_major(second))(w).eqns
+        if equation.primitive.name == "dot_general"
+    }
+    assert forms == {(((2,), (1,)), ((0,), (0,)))}
+
+
+def test_rewritten_functions_can_be_differentiated_and_vectorised():
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 5, 4)))
+    inner = jax.grad(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2))
+    outer = lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (None, 0))  # noqa: E731
+    w = jnp.eye(4)
+    np.testing.assert_allclose(outer(row_major(inner))(w, x), outer(inner)(w, x), rtol=1e-12)
