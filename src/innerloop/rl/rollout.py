@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import PyTree, Shaped
+from jaxtyping import Shaped
 
 from innerloop.errors import InnerloopError
 from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts
-from innerloop.types import PRNGKey
+from innerloop.types import Params, PRNGKey
 
 NEVER = np.iinfo(np.int32).max  # the number of no episode: sorts behind all others
 
@@ -38,7 +38,7 @@ class _Rule(NamedTuple):
 def collect(
     env: JaxEnv | HostEnv,
     policy: Policy,
-    params: PyTree[Array],
+    params: Params,
     tasks: Shaped[Array, "tasks *shape"] | Shaped[np.ndarray, "tasks *shape"],
     key: PRNGKey,
     *,
@@ -139,19 +139,17 @@ def _require_matching(env: Any, policy: Any, params: Any, tasks: Any) -> None:
         )
 
 
-def _keys_of(key: PRNGKey, number: Array) -> tuple[Array, Array]:
-    """Keys for the resets and for the actions of episodes with these numbers, each `[tasks, n]`."""
+def _keys_of(key: PRNGKey, number: Array) -> Array:
+    """The keys of the episodes with these numbers, `[tasks, n]`: folded with 0 for the reset, with `t + 1` to act."""
     of_tasks = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number.shape[0]))
-    of_episodes = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(of_tasks, number)
-    both = jax.vmap(jax.vmap(jax.random.split))(of_episodes)
-    return both[..., 0], both[..., 1]
+    return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(of_tasks, number)
 
 
 def _act(policy: Policy, params: Any, observation: Array, keys: Array, t: Array) -> tuple[Array, Any]:
     """Actions of every environment, `[tasks, n, ...]`."""
 
     def one(params: Any, observation: Array, key: Array, t: Array) -> tuple[Array, Any]:
-        return policy(params, observation, jax.random.fold_in(key, t))
+        return policy(params, observation, jax.random.fold_in(key, t + 1))
 
     return jax.vmap(jax.vmap(one, (None, 0, 0, 0)))(params, observation, keys, t)
 
@@ -162,10 +160,10 @@ def _episodes(
 ) -> Rollouts:
     """A fixed number of episodes, all at once."""
 
-    def episode(params: Any, task: Array, reset_key: PRNGKey, action_key: PRNGKey) -> Rollouts:
+    def episode(params: Any, task: Array, key: PRNGKey) -> Rollouts:
         def body(carry: tuple[Any, Array, Array], t: Array) -> tuple[Any, Rollouts]:
             state, observation, running = carry
-            action, info = policy(params, observation, jax.random.fold_in(action_key, t))
+            action, info = policy(params, observation, jax.random.fold_in(key, t + 1))
             state, step = env.step(task, state, action)
             truncated = ~step.terminated & (step.truncated | (t == env.horizon - 1))
             after = step.observation if keep_next else None
@@ -173,11 +171,11 @@ def _episodes(
             record = jax.tree.map(lambda leaf: jnp.where(running, leaf, jnp.zeros_like(leaf)), record)
             return (state, step.observation, running & ~step.terminated & ~truncated), record
 
-        state, observation = env.reset(task, reset_key)
+        state, observation = env.reset(task, jax.random.fold_in(key, 0))
         return lax.scan(body, (state, observation, jnp.array(True)), jnp.arange(env.horizon))[1]
 
     keys = _keys_of(key, jnp.tile(jnp.arange(episodes), (tasks.shape[0], 1)))
-    return jax.vmap(jax.vmap(episode, (None, None, 0, 0)))(params, tasks, *keys)
+    return jax.vmap(jax.vmap(episode, (None, None, 0)))(params, tasks, keys)
 
 
 class _Slots(NamedTuple):
@@ -222,18 +220,18 @@ def _budget(
     """
     rule, horizon, count = _Rule(steps, budget=True), env.horizon, tasks.shape[0]
     shape, (_, capacity) = (count, rule.at_once(horizon)), rule.shape(horizon)
-    reset = jax.vmap(jax.vmap(env.reset, (None, 0)))
+    reset = jax.vmap(jax.vmap(lambda task, key: env.reset(task, jax.random.fold_in(key, 0)), (None, 0)))
     advance = jax.vmap(jax.vmap(env.step, (None, 0, 0)))
     write = jax.vmap(lambda rows, place, values: rows.at[place].set(values, mode="drop"))
 
-    def begin(slots: _Slots, state: Any, observation: Array, keys: Array) -> tuple[_Slots, Any, Array, Array]:
+    def begin(slots: _Slots, state: Any, observation: Array) -> tuple[_Slots, Any, Array, Array]:
         begins, slots = _beginning(slots, horizon, rule)
-        reset_keys, action_keys = _keys_of(key, slots.number)
+        keys = _keys_of(key, slots.number)
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(begins.reshape(begins.shape + (1,) * (new.ndim - 2)), new, old)
 
-        return slots, *jax.tree.map(choose, (*reset(tasks, reset_keys), action_keys), (state, observation, keys))
+        return slots, *jax.tree.map(choose, reset(tasks, keys), (state, observation)), keys
 
     def take_step(slots: _Slots, state: Any, observation: Array, keys: Array) -> tuple[Any, Array, Rollouts]:
         action, info = _act(policy, params, observation, keys, slots.t)
@@ -247,7 +245,7 @@ def _budget(
 
     def body(carry: Any) -> Any:
         now, written, numbers, buffer = carry
-        slots, _, _, keys = now
+        slots = now[0]
         state, observation, record = take_step(*now)
         place = written[:, None] + slots.running.cumsum(axis=1) - 1
         place = jnp.where(slots.running, place, capacity)  # beyond the end, where it is dropped
@@ -255,12 +253,11 @@ def _budget(
             lambda rows, values: write(rows, place, values), (numbers, buffer), (slots.number, record)
         )
         written = written + slots.running.sum(axis=1)
-        now = begin(_advanced(slots, slots.running & record.last), state, observation, keys)
+        now = begin(_advanced(slots, slots.running & record.last), state, observation)
         return now, written, numbers, buffer
 
     zeros, none = jnp.zeros(shape, int), jnp.zeros(count, int)
-    reset_keys, action_keys = _keys_of(key, zeros)
-    now = begin(_Slots(zeros, zeros, zeros > 0, none, none), *reset(tasks, reset_keys), action_keys)
+    now = begin(_Slots(zeros, zeros, zeros > 0, none, none), *reset(tasks, _keys_of(key, zeros)))
     record = jax.eval_shape(take_step, *now)[2]
     buffer = jax.tree.map(lambda leaf: jnp.zeros((count, capacity, *leaf.shape[2:]), leaf.dtype), record)
     carry = (now, none, jnp.full((count, capacity), NEVER, int), buffer)
@@ -271,19 +268,19 @@ def _budget(
 
 @partial(jax.jit, static_argnames="policy")
 def _act_at_once(policy: Policy, params: Any, observation: Array, keys: Array, t: Array) -> tuple[Array, Any]:
-    """`_act`, compiled: with two hidden layers of 100 units, 40 sets of parameters and 800 environments, 0.6 to 0.8 ms
-    on a core. NumPy's batched products take 0.4 ms, but the physics takes 7 to 30 ms on two cores; it would not pay to
-    write every policy twice, with other random numbers.
-    """
+    """`_act`, compiled for itself."""
+    # For 40 sets of parameters, 800 environments and two hidden layers of 100 units, this takes 0.6 to 1.4 ms on two
+    # cores, and NumPy's batched products 0.4 to 0.7 ms. But the physics takes 8 to 30 ms: it would not pay to write
+    # every policy a second time, with other random numbers.
     return _act(policy, params, observation, keys, t)
 
 
 @jax.jit
 def _begin_at_once(key: PRNGKey, number: Array) -> tuple[Array, Array]:
-    """Seeds of the resets, and keys for the actions, of episodes with these numbers, `[tasks, slots]`."""
-    reset_keys, action_keys = _keys_of(key, number)
-    bits = jax.vmap(jax.vmap(partial(jax.random.bits, dtype=jnp.uint32)))(reset_keys)
-    return (bits >> 1).astype(jnp.int32), action_keys
+    """Keys of the episodes with these numbers, `[tasks, slots]`, and seeds for their resets."""
+    keys = _keys_of(key, number)
+    bits = jax.vmap(jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0), dtype=jnp.uint32)))(keys)
+    return keys, (bits >> 1).astype(jnp.int32)
 
 
 def _on_host(
@@ -302,7 +299,7 @@ def _on_host(
     while True:
         begins, slots = _beginning(slots, horizon, rule)
         if begins.any():
-            seeds, keys = _begin_at_once(key, slots.number)
+            keys, seeds = _begin_at_once(key, slots.number)
             ids = np.flatnonzero(begins)
             observation[ids] = env.reset(tasks[task_of[ids]], np.asarray(seeds).reshape(-1)[ids], ids)
         ids = np.flatnonzero(slots.running)
@@ -338,7 +335,7 @@ def _on_host(
             rows[place] = values
         observation[ids] = after
         last = np.zeros(shape, bool)
-        last.reshape(-1)[ids] = record.last
+        last.reshape(-1)[ids] = step.terminated | truncated
         slots = _advanced(slots, last)
     if rule.budget:
         order = np.lexsort((buffer.t[:, 0], numbers), axis=-1)

@@ -171,16 +171,16 @@ class Rollouts(NamedTuple):
     next_observation: Float[Array, "tasks rows time observation"] | None = None
 
     @property
-    def last(self) -> Bool[Array, "tasks rows time"]:
+    def last(self) -> Bool[Array | np.ndarray, "..."]:
         """Whether an episode ends with this step."""
         return self.terminated | self.truncated
 
     @property
-    def num_episodes(self) -> Int[Array, " tasks"]:
+    def num_episodes(self) -> Int[Array | np.ndarray, " tasks"]:
         """Episodes of each task."""
         return self.last.sum(axis=(1, 2))
 
     @property
-    def mean_return(self) -> Float[Array, " tasks"]:
+    def mean_return(self) -> Float[Array | np.ndarray, " tasks"]:
         """Undiscounted return of each task, the mean over its episodes."""
         return self.reward.sum(axis=(1, 2)) / self.num_episodes

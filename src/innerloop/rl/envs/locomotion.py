@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
@@ -111,9 +111,9 @@ class Locomotion:
 
     def reset(
         self,
-        tasks: Float[np.ndarray, "n *shape"],
-        seeds: Int[np.ndarray, " n"],
-        ids: Int[np.ndarray, " n"] | None = None,
+        tasks: np.ndarray,
+        seeds: np.ndarray,
+        ids: np.ndarray | None = None,
     ) -> Float[np.ndarray, "n observation"]:
         """Begin episodes; see `innerloop.rl.HostEnv`.
 
@@ -128,9 +128,8 @@ class Locomotion:
         noise = np.stack([np.random.default_rng(seed).standard_normal(model.nq + model.nv) for seed in seeds])
         self._batch.reset(ids, stage=int(self._mujoco.mjtStage.mjSTAGE_NONE.value))
         qpos = self.robot.initial + 0.01 * noise[:, : model.nq]
-        if model.jnt_type[0] == self._mujoco.mjtJoint.mjJNT_FREE:
-            # Old MuJoCo normalised the quaternion in place; a new one does so only where it uses it.
-            qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+        for row in qpos:  # old MuJoCo normalised quaternions in place; a new one does so only where it uses them
+            self._mujoco.mj_normalizeQuat(model, row)
         motion.qpos[ids] = qpos
         motion.qvel[ids] = 0.1 * noise[:, model.nq :]
         self._batch.forward(ids, self._stage)
@@ -138,9 +137,9 @@ class Locomotion:
 
     def step(
         self,
-        tasks: Float[np.ndarray, "n *shape"],
-        actions: Float[np.ndarray, "n action"],
-        ids: Int[np.ndarray, " n"] | None = None,
+        tasks: np.ndarray,
+        actions: np.ndarray,
+        ids: np.ndarray | None = None,
     ) -> Step:
         """Act; see `innerloop.rl.HostEnv`. A simulation that becomes unstable is terminated.
 

@@ -167,10 +167,11 @@ def _set_legacy_inertia(mujoco: Any, spec: Any, *, density: float, total: float 
     spec.compiler.settotalmass = -1
     frames = spec.copy().compile()  # only to learn how each geom lies in its body
     spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_FALSE
+    sphere = mujoco.mjtGeom.mjGEOM_SPHERE.value
     bodies = spec.bodies[1:]  # without the world
     for index, body in enumerate(bodies, 1):
         geoms = np.flatnonzero(frames.geom_bodyid == index)
-        solids = [_legacy_solid(mujoco, frames.geom_type[geom], frames.geom_size[geom], density) for geom in geoms]
+        solids = [_legacy_solid(frames.geom_size[geom], density, frames.geom_type[geom] == sphere) for geom in geoms]
         masses = np.array([mass for mass, _ in solids])
         positions = frames.geom_pos[geoms]
         centre = masses @ positions / masses.sum()
@@ -190,13 +191,13 @@ def _set_legacy_inertia(mujoco: Any, spec: Any, *, density: float, total: float 
             body.mass, body.fullinertia = scale * body.mass, scale * np.asarray(body.fullinertia)
 
 
-def _legacy_solid(mujoco: Any, kind: int, size: np.ndarray, density: float) -> tuple[float, np.ndarray]:
-    """Mass and principal moments of inertia of a geom about its own centre and axes, as old MuJoCo had them.
+def _legacy_solid(size: np.ndarray, density: float, sphere: bool | np.bool) -> tuple[float, np.ndarray]:
+    """Mass and principal moments of inertia of a sphere or a capsule about its own centre and axes.
 
-    A capsule counted as the cylinder of its middle section, longer by half a radius at each end.
+    For old MuJoCo, a capsule was a cylinder: its middle section, longer by half a radius at each end.
     """
     radius = size[0]
-    if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
+    if sphere:
         mass = 4 / 3 * np.pi * radius**3 * density
         return mass, np.full(3, 0.4 * mass * radius**2)
     length = 2 * size[1] + radius

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
@@ -69,6 +69,10 @@ class SyncVector:
         if not self.discrete and not (isinstance(space, spaces.Box) and len(space.shape) == 1):
             raise InnerloopError(f"SyncVector needs actions that are a vector or one choice of several, not {space}.")
         self._actions = space
+        if not self.discrete:
+            bounded = space.bounded_below & space.bounded_above
+            low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+            self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
         self._tasks: list[np.ndarray | None] = [None] * num_envs
         self._apply = apply
         self.tasks, self.num_envs, self.horizon = tasks, num_envs, horizon
@@ -78,9 +82,9 @@ class SyncVector:
 
     def reset(
         self,
-        tasks: Float[np.ndarray, "n *shape"],
-        seeds: Int[np.ndarray, " n"],
-        ids: Int[np.ndarray, " n"] | None = None,
+        tasks: np.ndarray,
+        seeds: np.ndarray,
+        ids: np.ndarray | None = None,
     ) -> Float[np.ndarray, "n observation"]:
         """Begin episodes; see `innerloop.rl.HostEnv`.
 
@@ -102,9 +106,9 @@ class SyncVector:
 
     def step(
         self,
-        tasks: Float[np.ndarray, "n *shape"],
-        actions: Float[np.ndarray, "n action"] | Int[np.ndarray, " n"],
-        ids: Int[np.ndarray, " n"] | None = None,
+        tasks: np.ndarray,
+        actions: np.ndarray,
+        ids: np.ndarray | None = None,
     ) -> Step:
         """Act; see `innerloop.rl.HostEnv`.
 
@@ -141,10 +145,8 @@ class SyncVector:
     def _flat(self, observation: Any) -> np.ndarray:
         return np.asarray(self._gymnasium.spaces.flatten(self._space, observation), np.float64)
 
-    def _action(self, action: np.ndarray) -> Any:
+    def _action(self, action: Any) -> Any:
         if self.discrete:
             return int(action) + int(self._actions.start)
-        low, high = self._actions.low.astype(np.float64), self._actions.high.astype(np.float64)
-        bounded = self._actions.bounded_below & self._actions.bounded_above
-        middle, half = np.where(bounded, 0.5 * (low + high), 0.0), np.where(bounded, 0.5 * (high - low), 1.0)
-        return np.clip(middle + half * action, low, high).astype(self._actions.dtype)
+        scaled = self._middle + self._half * action
+        return np.clip(scaled, self._actions.low, self._actions.high).astype(self._actions.dtype)
