@@ -83,7 +83,7 @@ def of_ours(env: Any) -> Callable[[], None]:
     return step
 
 
-def of_collect(env: Any, num_tasks: int, episodes: int) -> Callable[[], None]:
+def of_collect(env: Any, num_tasks: int, episodes: int) -> Callable[[], int]:
     """A whole batch of a meta-step, with the paper's policy and parameters of its own for each task."""
     import jax
 
@@ -99,7 +99,7 @@ def of_collect(env: Any, num_tasks: int, episodes: int) -> Callable[[], None]:
 
     params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), num_tasks))
     tasks = np.ones(num_tasks)
-    return lambda: int(collect(env, policy, params, tasks, jax.random.key(1), episodes=episodes).mask.sum())  # type: ignore[return-value]
+    return lambda: int(collect(env, policy, params, tasks, jax.random.key(1), episodes=episodes).mask.sum())
 
 
 def actions_of(num_envs: int, size: int) -> Iterator[np.ndarray]:
@@ -118,10 +118,10 @@ def rate(step: Callable[[], None], num_envs: int) -> float:
 
 
 def measure(name: str) -> list[Row]:
+    from innerloop.experiment import run
     from innerloop.rl import envs
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    few, many = 16, 800
+    few, many, cores = 16, 800, run.cores()
     described: Any = envs.make(name)
     make = partial(PlainEnv, name, described.robot.model, described.observation_size)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
@@ -144,10 +144,10 @@ def measure(name: str) -> list[Row]:
     rows = [Row(name, what, steppers[what][1], *both(statistics.median(each))) for what, each in rates.items()]
     for vector in vectors.values():
         vector.close()
-    run: Any = of_collect(envs.make(name, num_envs=many), num_tasks=40, episodes=20)
-    run()
+    batch = of_collect(envs.make(name, num_envs=many), num_tasks=40, episodes=20)
+    batch()
     start = time.perf_counter()
-    steps = run()
+    steps = batch()
     rows.append(Row(name, "innerloop, collect 40 x 20", many, *both(steps / (time.perf_counter() - start))))
     return rows
 
@@ -159,7 +159,7 @@ def both(rate: float) -> tuple[float, float]:
 def main() -> None:
     import mujoco
 
-    from innerloop.experiment.run import commit, environment_of_machine
+    from innerloop.experiment import run
 
     rows = [row for name in NAMES for row in measure(name)]
     ratios = {}
@@ -176,8 +176,8 @@ def main() -> None:
     result = {
         "benchmark": "simulators",
         "command": ["python", "benchmarks/simulators.py"],
-        "commit": commit(),
-        "environment": environment_of_machine(),
+        "commit": run.commit(),
+        "environment": run.environment_of_machine(),
         "versions": {"gymnasium": gymnasium.__version__, "mujoco": mujoco.__version__},
         "rows": [row._asdict() for row in rows],
         "ratios": ratios,

@@ -86,9 +86,9 @@ def test_a_fixed_number_of_episodes_one_in_each_row(env):
     np.testing.assert_allclose(mean, np.broadcast_to(PARAMS[:, None, None], (3, 30, 12, 1))[rollouts.mask], atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 50])
-def test_a_budget_keeps_the_least_number_of_first_episodes_that_reaches_it(env, steps):
+def test_a_budget_keeps_the_least_number_of_first_episodes_that_reaches_it(env):
     """Against the same episodes, numbered and collected by the other rule."""
+    steps = 50
     every = collected(env, episodes=60)
     if isinstance(env, HostCountdown):
         env.steps = 0
@@ -109,6 +109,12 @@ def test_a_budget_keeps_the_least_number_of_first_episodes_that_reaches_it(env, 
     assert all((leaf[~kept.mask] == 0).all() for leaf in jax.tree.leaves(kept))
     if isinstance(env, HostCountdown):
         assert env.steps == total.sum()  # none was run in vain
+
+
+def test_a_budget_of_one_step_is_one_episode():
+    rollouts = collected(HostCountdown(7), steps=1)
+    assert rollouts.reward.shape == (3, 1, 12)
+    np.testing.assert_array_equal(rollouts.num_episodes, [1, 1, 1])
 
 
 @RULES
@@ -361,6 +367,7 @@ MISTAKES = {
         r"tasks of shape \[\]; give them stacked, \[tasks\], not \[3, 2\]",
     ),
     "no tasks": ({"tasks": jnp.zeros(0)}, r"give them stacked, \[tasks\], not \[0\]"),
+    "one task": ({"tasks": jnp.array(1.0)}, r"give them stacked, \[tasks\], not \[\]"),
     "one tree for all": ({"params": jnp.zeros(1)}, r"3 tasks, but parameters of shape \[1\]; stack one tree for each"),
     "no tuple": ({"policy": lambda params, observation, key: params}, r"must return \(action, info\), not a "),
     "integers": (
@@ -393,3 +400,9 @@ def test_a_policy_that_diverged_is_told_of():
     env = envs.make("HalfCheetahVelocity", num_envs=4)
     with pytest.raises(InnerloopError, match="action for simulation 0 of HalfCheetahVelocity is not finite"):
         collect(env, policy, jnp.full((2, 6), jnp.nan), np.ones(2), KEY, episodes=2)
+
+
+def test_a_host_environment_inside_a_compiled_function_is_told_of():
+    collect_jitted = jax.jit(lambda params: collect(HostCountdown(3), policy, params, TASKS, KEY, episodes=2))
+    with pytest.raises(InnerloopError, match="HostCountdown is stepped on the host; call collect outside of jit"):
+        collect_jitted(PARAMS)

@@ -1,7 +1,8 @@
 """Collect whole episodes: many tasks, each with its own parameters, policy and environments in one loop.
 
 Every episode has a number, and all of its randomness is a function of the key, its task, its number and the time. So
-what is collected does not depend on which copy of an environment an episode ran in, nor on what ran beside it.
+what is collected does not depend on which copy of an environment an episode ran in, nor on what ran beside it, but for
+the rounding of the policy's matrix products, whose order of summation may depend on their size.
 """
 
 from functools import partial
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Shaped
+from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
 from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts
@@ -39,7 +40,7 @@ def collect(
     env: JaxEnv | HostEnv,
     policy: Policy,
     params: Params,
-    tasks: Shaped[Array, "tasks *shape"] | Shaped[np.ndarray, "tasks *shape"],
+    tasks: Array | np.ndarray,
     key: PRNGKey,
     *,
     episodes: int | None = None,
@@ -93,7 +94,7 @@ def collect(
         raise InnerloopError(
             f"collect takes a positive number of either episodes or steps, not episodes={episodes}, steps={steps}."
         )
-    _require_matching(env, policy, params, tasks)
+    _require_matching(env, policy, params, tasks, key)
     if isinstance(env, HostEnv):
         rule = _Rule(number, budget=episodes is None)
         return _on_host(env, policy, params, np.asarray(tasks), key, rule, next_observation)
@@ -101,7 +102,7 @@ def collect(
     return compiled(env, policy, params, jnp.asarray(tasks), key, number, next_observation)
 
 
-def _require_matching(env: Any, policy: Any, params: Any, tasks: Any) -> None:
+def _require_matching(env: Any, policy: Any, params: Any, tasks: Any, key: Any) -> None:
     """Refuse what would fail deep inside."""
     if not isinstance(env, JaxEnv | HostEnv):
         raise InnerloopError(f"collect needs an environment such as envs.make('Navigation2D'), not {env!r}.")
@@ -109,11 +110,13 @@ def _require_matching(env: Any, policy: Any, params: Any, tasks: Any) -> None:
         raise InnerloopError(
             f"{env.name} is no pytree; decorate its class with jax.tree_util.register_static or register_dataclass."
         )
-    if tuple(tasks.shape[1:]) != tuple(env.tasks.shape) or not tasks.shape[0]:
+    if tasks.shape[:1] in ((), (0,)) or tasks.shape[1:] != tuple(env.tasks.shape):
         raise InnerloopError(
             f"{env.name} has tasks of shape {list(env.tasks.shape)}; give them stacked, "
             f"{['tasks', *env.tasks.shape]}, not {list(tasks.shape)}.".replace("'", "")
         )
+    if isinstance(env, HostEnv) and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, tasks, key))):
+        raise InnerloopError(f"{env.name} is stepped on the host; call collect outside of jit, vmap and grad.")
     count = tasks.shape[0]
     for leaf in jax.tree.leaves(params):
         if jnp.shape(leaf)[:1] != (count,):
@@ -127,7 +130,7 @@ def _require_matching(env: Any, policy: Any, params: Any, tasks: Any) -> None:
         )
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), params)
     observation = jax.ShapeDtypeStruct((env.observation_size,), jnp.result_type(float))
-    result = jax.eval_shape(policy, one, observation, jax.eval_shape(lambda: jax.random.key(0)))
+    result = jax.eval_shape(policy, one, observation, key)
     if not (isinstance(result, tuple) and len(result) == 2):
         raise InnerloopError(f"The policy must return (action, info), not a {type(result).__name__}.")
     action, kind = result[0], jnp.integer if env.discrete else jnp.floating

@@ -1,4 +1,7 @@
-"""Environments for meta-reinforcement learning, in which a task is an argument."""
+"""Environments for meta-reinforcement learning, in which a task is an argument.
+
+Where gymnasium is installed, importing this registers them there too, one at a time: `innerloop/AntVelocity-v0`.
+"""
 
 from innerloop.rl.envs.distributions import Directions, Uniform
 from innerloop.rl.envs.locomotion import Goal, Locomotion, direction, position, velocity

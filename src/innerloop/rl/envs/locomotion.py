@@ -1,5 +1,6 @@
 """Robots that run: many simulations of one robot, stepped together on threads, each with a task of its own."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class Goal(NamedTuple):
     """
 
     shape: tuple[int, ...]
-    reward: Callable[[Motion, Float[np.ndarray, "n *shape"]], Float[np.ndarray, " n"]]
+    reward: Callable[[Motion, Float[np.ndarray, "n ..."]], Float[np.ndarray, " n"]]
     values: tuple[float, ...] | None = None
 
 
@@ -58,7 +59,7 @@ class Locomotion:
         tasks: the distribution of tasks.
         num_envs: number of simulations.
         oracle: whether the observation also holds the task.
-        threads: to step them on; `None`: one for each core.
+        threads: to step them on; `None`: one for each core that this process may use.
         horizon: steps in an episode.
         name: the environment's name.
 
@@ -88,7 +89,7 @@ class Locomotion:
                 f"{name} has tasks of shape {list(goal.shape)}, but the distribution draws {list(tasks.shape)}."
             )
         mujoco = self._mujoco = require("mujoco", "rl", name)
-        batch = require("mujoco.batch", "rl", name).Batch(robot.model, num_envs, threads or 0)
+        batch = require("mujoco.batch", "rl", name).Batch(robot.model, num_envs, threads or _cores())
         self.robot, self.goal, self.tasks = robot, goal, tasks
         self.num_envs, self.oracle, self.horizon, self.name = num_envs, oracle, horizon, name
         # Contact forces are known once accelerations are; without them positions and velocities are enough. Either way
@@ -212,3 +213,7 @@ class Locomotion:
         bad = [int(kind.value) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
         warned = self._warnings[ids[:, None], bad].any(axis=1)
         return warned | ~np.isfinite(motion.qpos).all(axis=1) | ~np.isfinite(motion.qvel).all(axis=1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
