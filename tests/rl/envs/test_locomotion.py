@@ -170,7 +170,7 @@ def test_actions_are_clipped():
 
 MISTAKES = {
     "no simulations": (lambda: envs.make("AntVelocity", num_envs=0), "AntVelocity cannot have num_envs=0"),
-    "no threads": (lambda: envs.make("AntVelocity", threads=-1), "AntVelocity cannot have threads=-1"),
+    "no threads": (lambda: envs.make("AntVelocity", threads=0), "AntVelocity cannot have threads=0"),
     "tasks of another shape": (
         lambda: envs.make("AntPosition", tasks=envs.Uniform(0.0, 1.0)),
         r"AntPosition has tasks of shape \[2\], but the distribution draws \[\]",

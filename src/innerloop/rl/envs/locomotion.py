@@ -81,7 +81,8 @@ class Locomotion:
         horizon: int = 200,
         name: str = "Locomotion",
     ) -> None:
-        for what, value in {"num_envs": num_envs, "threads": threads or 1, "horizon": horizon}.items():
+        threads = _cores() if threads is None else threads
+        for what, value in {"num_envs": num_envs, "threads": threads, "horizon": horizon}.items():
             if value < 1:
                 raise InnerloopError(f"{name} cannot have {what}={value}; give at least 1.")
         if tasks.shape != goal.shape:
@@ -89,7 +90,7 @@ class Locomotion:
                 f"{name} has tasks of shape {list(goal.shape)}, but the distribution draws {list(tasks.shape)}."
             )
         mujoco = self._mujoco = require("mujoco", "rl", name)
-        batch = require("mujoco.batch", "rl", name).Batch(robot.model, num_envs, threads or _cores())
+        batch = require("mujoco.batch", "rl", name).Batch(robot.model, num_envs, threads)
         self.robot, self.goal, self.tasks = robot, goal, tasks
         self.num_envs, self.oracle, self.horizon, self.name = num_envs, oracle, horizon, name
         # Contact forces are known once accelerations are; without them positions and velocities are enough. Either way
