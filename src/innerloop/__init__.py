@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innerloop import losses, models, ops, rules, tasks
+    from innerloop import losses, models, ops, rl, rules, tasks
     from innerloop.adapt import adapt
     from innerloop.adjoint import Adjoint, FirstOrder, Mixed, Reverse, Truncated
     from innerloop.algorithms import ALGORITHMS, Algorithm, algorithm
@@ -53,7 +53,7 @@ _HOMES = {
         "TaskDistribution",
     ],
 }
-_MODULES = ["losses", "models", "ops", "rules", "tasks"]
+_MODULES = ["losses", "models", "ops", "rl", "rules", "tasks"]
 
 __all__ = [
     "ALGORITHMS",
@@ -89,6 +89,7 @@ __all__ = [
     "models",
     "ops",
     "repeat",
+    "rl",
     "rules",
     "summarise",
     "tasks",

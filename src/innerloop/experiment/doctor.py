@@ -18,6 +18,8 @@ OPTIONAL = {
     "matplotlib": "report",
     "flax": "flax",
     "equinox": "equinox",
+    "gymnasium": "rl",
+    "mujoco": "rl",
     "tensorboardX": "tensorboard",
 }
 

@@ -1,7 +1,6 @@
 """Models from Flax NNX, Flax Linen and Equinox modules. Each library is imported only when its adapter is called."""
 
 from collections.abc import Callable
-from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 from jax import Array
 
 from innerloop.errors import InnerloopError
+from innerloop.extras import require
 from innerloop.models.base import Model
 from innerloop.types import Params, PRNGKey
 
@@ -31,7 +31,7 @@ def from_nnx(make: Callable[[Any], Any], **call: Any) -> Model:
     Raises:
         InnerloopError: if Flax is not installed, or `make` is a module.
     """
-    nnx = _require("flax.nnx", "flax")
+    nnx = require("flax.nnx", "flax")
     if isinstance(make, nnx.Module):
         raise InnerloopError(
             "from_nnx takes a function that makes the module, such as lambda rngs: MyNetwork(rngs=rngs), not a module."
@@ -73,7 +73,7 @@ def from_linen(module: Any, inputs: Any, **call: Any) -> Model:
     Raises:
         InnerloopError: if Flax is not installed.
     """
-    linen = _require("flax.linen", "flax")
+    linen = require("flax.linen", "flax")
     zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), inputs)
 
     def variables(key: PRNGKey) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def from_equinox(make: Callable[[PRNGKey], Any], *, vectorise: bool = True) -> M
     Raises:
         InnerloopError: if Equinox is not installed.
     """
-    eqx = _require("equinox", "equinox")
+    eqx = require("equinox", "equinox")
     static = eqx.partition(make(jax.random.key(0)), eqx.is_inexact_array)[1]
     takes_key = "key" in signature(type(static).__call__).parameters
 
@@ -123,11 +123,3 @@ def from_equinox(make: Callable[[PRNGKey], Any], *, vectorise: bool = True) -> M
         return jax.vmap(lambda each, key: module(each, key=key))(x, keys)
 
     return Model(init, apply)
-
-
-def _require(name: str, extra: str) -> Any:
-    """Import a library, or say which extra brings it."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise InnerloopError(f"This adapter needs {name}; install it with: pip install 'innerloop[{extra}]'") from error
