@@ -1,9 +1,10 @@
 """Compare innerloop with its peers on the same meta-steps, and measure what it promises.
 
     make bench                                          everything
-    make bench CASES=sinusoid-1,omniglot-steps,presets  some parts, printed and not kept
+    make bench CASES=sinusoid-1,omniglot-steps,presets  some parts
 
-A whole run is kept in benchmarks/results/peers.json, from which docs/benchmarks.md and its plots are written.
+What is seen is kept in benchmarks/results/peers.json, part by part, from which docs/benchmarks.md and its plots are
+written. The implementations of one part are always compared in one run.
 """
 
 import argparse
@@ -168,6 +169,15 @@ def measure(part: str, settings: Settings, result: dict[str, Any]) -> None:
     say("")
 
 
+def kept(fresh: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before on this machine in the same way, to which parts are added; else `fresh`."""
+    if not page.RESULT.exists():
+        return fresh
+    earlier = json.loads(page.RESULT.read_text())
+    same = all(earlier[name] == fresh[name] for name in ("environment", "settings"))
+    return earlier if same else fresh
+
+
 def say(text: str) -> None:
     """What is going on, on a line that the next one overwrites."""
     if sys.stderr.isatty():
@@ -192,30 +202,40 @@ def main() -> int:
     arguments = parsed()
     rounds, seconds = (1, 0.1) if arguments.quick else (3, 1.0)
     limits = Limits(arguments.limit, int(arguments.memory * 2**30))
-    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="innerloop-bench-") as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"  # every compilation is a first one
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(runs.cores())
         settings = Settings(rounds, seconds, limits, Path(folder))
-        result: dict[str, Any] = {
-            "benchmark": "peers",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "commit": runs.commit(),
-            "environment": call("machine:environment", limits=PATIENCE),
-            "settings": {"rounds": rounds, "seconds": seconds, "limit": arguments.limit, "gibibytes": arguments.memory},
-            "cases": {},
-            "curves": {},
-        }
+        result = kept(
+            {
+                "benchmark": "peers",
+                "environment": call("machine:environment", limits=PATIENCE),
+                "settings": {
+                    "rounds": rounds,
+                    "seconds": seconds,
+                    "limit": arguments.limit,
+                    "gibibytes": arguments.memory,
+                },
+                "measured": {},
+                "cases": {},
+                "curves": {},
+            }
+        )
         for part in arguments.cases:
+            started = time.monotonic()
             try:
                 measure(part, settings, result)
-                print(f"{part}\n{as_text(table_of(part, result))}\n", flush=True)
             except Failed as failure:  # the other parts are worth having
                 print(f"{part}: {failure}\n", flush=True)
-    result["minutes"] = round((time.monotonic() - started) / 60, 1)
+                continue
+            print(f"{part}\n{as_text(table_of(part, result))}\n", flush=True)
+            now, minutes = time.strftime("%Y-%m-%dT%H:%M:%S%z"), (time.monotonic() - started) / 60
+            result["measured"][part] = {"ended": now, "minutes": round(minutes, 1), "commit": runs.commit()}
+            if not arguments.quick:
+                page.RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(as_text(promises(result)))
-    if set(arguments.cases) == set(PARTS) and not arguments.quick:
-        page.RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    if not arguments.quick:
         page.main(check=False)
     return 0
 

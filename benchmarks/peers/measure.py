@@ -87,10 +87,11 @@ def repeat(seconds: float) -> Timed:
     """Take meta-steps for some seconds; at least two, unless they are slow."""
     (subject,) = _subject
     times: list[float] = []
-    while sum(times) < seconds or (len(times) < 2 and sum(times) < SLOW):
+    steps = subject.meta_step.steps
+    while steps * sum(times) < seconds or (len(times) < 2 and sum(times) < SLOW):
         start = time.perf_counter()
         subject.meta_step.run()
-        times.append(time.perf_counter() - start)
+        times.append((time.perf_counter() - start) / steps)
     return Timed(times, peak() - subject.memory_before)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.peers.measure import ENOUGH, POOLED_TOLERANCE, SLOW, TOLERANCE
 from benchmarks.peers.problems import GROWTH, MAIN, Case
 from benchmarks.peers.tables import as_markdown, promises, table_of
+from benchmarks.peers.with_innerloop import AT_ONCE
 from innerloop.experiment.figures import COLOURS, as_svg, pyplot
 
 ROOT = Path(__file__).parents[2]
@@ -35,14 +36,18 @@ METHOD = """\
   any parameter's gradient. A row whose error is above {tolerance:g} gets no figures ({pooled:g} with max-pooling, where
   rounding decides near-ties). First-order rows are not compared.
 - **As their users write it.** higher, TorchOpt and the task loop take one task after the other, and so hold the graph
-  of one task at a time; `torch.func` and JAX by hand take all tasks at once. Threads are what each framework takes by
-  itself. PyTorch's layer normalisation is written out, since under `vmap` its own has an inexact second derivative.
+  of one task at a time; `torch.func` and JAX by hand take all tasks at once. JAX sees a CPU device for each core, and
+  only innerloop uses more than one; threads are what each framework takes by itself. PyTorch's layer normalisation is
+  written out, since under `vmap` its own has an inexact second derivative.
 - **Side by side.** Each implementation of a case has a process of its own. All are built, then they take turns in
   {rounds} rounds, each of at least {seconds:g} s and two meta-steps (one, if it takes over {slow:g} s; no further round
   after {enough:g} s). *ms* is the median of the rounds' medians, *rounds* the lowest and the highest of them.
 - **Memory.** *MB* is how far the process's resident memory rose, at its peak, above what it held with the framework
   imported, the start of the framework's runtime included. *first s* and *first MB* are those of the first meta-step,
   which compiles; *MB* leaves that one out.
+- **innerloop** chooses among its layouts and adjoints for the small network by a short measurement, as its program does;
+  *first s* includes that. It takes {at_once} of its meta-steps in one dispatch, as the program takes hundreds; the others are called
+  once for each.
 - **Limits.** {limit:g} s for the first meta-step, as much for a round, and {gibibytes:g} GiB; beyond them a row has no
   figures.
 - **Arithmetic** is the operations of the matrix products that a meta-step cannot do without, as counted in
@@ -69,17 +74,19 @@ def page(result: dict[str, Any] | None) -> str:
     for part in (part for part in OTHERS if part in result):
         blocks += [f"## {OTHERS[part]}", as_markdown(table_of(part, result))]
     settings = result["settings"] | {"tolerance": TOLERANCE, "pooled": POOLED_TOLERANCE, "slow": SLOW, "enough": ENOUGH}
+    settings["at_once"] = AT_ONCE
     blocks.append(METHOD.format(**settings))
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
 
 
 def circumstances(result: dict[str, Any]) -> str:
-    """Where and with what, in a sentence."""
-    machine, commit = result["environment"]["machine"], (result["commit"] or "unknown")[:10]
+    """Where, when and with what, in a sentence."""
+    machine, parts = result["environment"]["machine"], result["measured"].values()
     versions = ", ".join(f"{name} {number}" for name, number in result["environment"]["versions"].items() if number)
+    commits = ", ".join(dict.fromkeys((each["commit"] or "unknown")[:10] for each in parts))
     return (
-        f"{machine['processor']} with {machine['cores']} cores; {versions}; commit {commit}; {result['started'][:10]}, "
-        f"{result['minutes']:.0f} minutes."
+        f"{machine['processor']} with {machine['cores']} cores; {versions}; commit {commits}; until "
+        f"{max(each['ended'] for each in parts)[:10]}, {sum(each['minutes'] for each in parts):.0f} minutes."
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,13 @@ def compile_seconds(name: str, cache: str) -> float:
         cache: the program's cache folder; empty for a cold start.
     """
     os.environ["INNERLOOP_CACHE"] = cache
-    from innerloop.experiment import plan, recipes, session, training
-    from innerloop.experiment.build import IMAGE_SHAPES, build
+    os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # the program chooses
+    from innerloop.experiment import plan, recipes, session, training, tune
+    from innerloop.experiment.build import IMAGE_SHAPES, assemble, build
     from innerloop.experiment.data import miniimagenet, omniglot
 
-    config = session.set_up(recipes.config(name))
+    config = recipes.config(name)
+    session.set_up(config)
 
     def noise(*_: Any) -> dict[omniglot.Part, omniglot.Labelled]:
         images = np.random.default_rng(0).integers(
@@ -38,7 +41,8 @@ def compile_seconds(name: str, cache: str) -> float:
         return dict.fromkeys(omniglot.PARTS, omniglot.Labelled(images, np.repeat(np.arange(CLASSES), EACH)))
 
     omniglot.load = miniimagenet.load = noise
-    experiment = build(config, print)
+    data = build(config, print).data
+    experiment = assemble(replace(config, layout=tune.candidates(config)[0]), data)
     state = experiment.layout.replicate(training.initial_state(experiment))
     tasks = experiment.layout.replicate(experiment.training_tasks())
     start = time.perf_counter()

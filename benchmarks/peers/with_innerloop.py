@@ -1,5 +1,6 @@
 """The meta-step in innerloop, written as its documentation teaches."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -11,19 +12,40 @@ from benchmarks.peers import with_jax
 from benchmarks.peers.implementations import MetaStep
 from benchmarks.peers.problems import Arrays, Batch, Case, Convnet, Mlp, Problem, Transformer
 from innerloop import losses, models, rules
-from innerloop.experiment.run import cores
+
+AT_ONCE = 20
+"""Meta-steps in a dispatch of the small network, as in the program, which takes hundreds."""
+MEASURED = 3
+"""Dispatches by which a candidate is judged."""
 
 
-def choose(case: Case) -> tuple[il.Layout, il.Mixed]:
-    """Where the layout and the adjoint are picked.
+def candidates(case: Case, adjoint: type[il.Mixed | il.Reverse | il.FirstOrder]) -> list[tuple[il.Layout, il.Adjoint]]:
+    """Layouts and adjoints among which the program would choose here, see `innerloop.experiment.tune`.
 
-    A device for each core and one task at a time, save for the MLP. The steps of the deep network are scanned, since
-    several of them unrolled would compile for minutes.
+    The steps of the deep network are scanned, since several of them unrolled would compile for minutes.
     """
+    devices = min(jax.device_count(), case.tasks)
     if isinstance(case.network, Mlp):
-        return il.Layout(), il.Mixed()
-    shards = max(n for n in range(1, cores() + 1) if case.tasks % n == 0)
-    return il.Layout(shards, chunk=1), il.Mixed(unroll=1) if isinstance(case.network, Transformer) else il.Mixed()
+        adjoints = (il.Mixed, il.Reverse) if adjoint is il.Mixed else (adjoint,)
+        return [(il.Layout(shards), each(unroll=10)) for shards in (1, devices) for each in adjoints]
+    return [(il.Layout(devices, chunk=1), adjoint(unroll=1 if isinstance(case.network, Transformer) else 5))]
+
+
+def fastest(problem: Problem, adjoint: type[il.Mixed | il.Reverse | il.FirstOrder]) -> MetaStep:
+    """The meta-step computed in the best way, by a short measurement if there are several."""
+    ways = candidates(problem.case, adjoint)
+    if len(ways) == 1:
+        return build(problem, *ways[0])
+
+    def seconds(way: tuple[il.Layout, il.Adjoint]) -> float:
+        trial, times = build(problem, *way), []
+        for _ in range(2 + MEASURED):
+            start = time.perf_counter()
+            trial.run()
+            times.append(time.perf_counter() - start)
+        return min(times[2:])
+
+    return build(problem, *min(ways, key=seconds))
 
 
 def model_of(network: Mlp | Convnet | Transformer) -> il.models.Model:
@@ -59,49 +81,43 @@ def tasks_of(problem: Problem) -> il.Task:
     return il.Task(*(il.Examples(*batch) for batch in (problem.support, problem.query)))
 
 
-def use_cores(case: Case) -> None:
-    """One CPU device for each core, where tasks are spread over them."""
-    devices = 1 if isinstance(case.network, Mlp) else cores()
-    if jax.config.jax_num_cpu_devices != devices:  # it can be set until JAX computes something, and read ever after
-        jax.config.update("jax_num_cpu_devices", devices)
-
-
 def build(problem: Problem, layout: il.Layout, adjoint: il.Adjoint) -> MetaStep:
     """The meta-step with this layout and adjoint."""
-    use_cores(problem.case)
     gradient = il.meta_gradient(meta_loss_of(problem.case, adjoint), layout)
 
     def meta_gradient(params: Any, tasks: il.Task, key: jax.Array) -> Any:
         return gradient(il.Meta(params, ()), tasks, key)[0].params
 
     return with_jax.meta_step(
-        meta_gradient, params_of(problem), (tasks_of(problem), jax.random.key(0)), layout.replicate
+        meta_gradient,
+        params_of(problem),
+        (tasks_of(problem), jax.random.key(0)),
+        layout.replicate,
+        AT_ONCE if isinstance(problem.case.network, Mlp) else 1,
     )
 
 
-def chosen(problem: Problem) -> MetaStep:
-    """As `choose` says."""
-    return build(problem, *choose(problem.case))
+def exact(problem: Problem) -> MetaStep:
+    """The default."""
+    return fastest(problem, il.Mixed)
 
 
 def reverse(problem: Problem) -> MetaStep:
-    """The same, in plain reverse mode over reverse mode."""
-    layout, adjoint = choose(problem.case)
-    return build(problem, layout, il.Reverse(adjoint.unroll))
+    """Plain reverse mode over reverse mode."""
+    return fastest(problem, il.Reverse)
 
 
 def first_order(problem: Problem) -> MetaStep:
-    """The same, without second derivatives."""
-    layout, adjoint = choose(problem.case)
-    return build(problem, layout, il.FirstOrder(adjoint.unroll))
+    """Without second derivatives."""
+    return fastest(problem, il.FirstOrder)
 
 
 def reference(problem: Problem) -> Arrays:
     """The exact meta-gradient in double precision: `Reverse` on one device, one task at a time."""
-    jax.config.update("jax_enable_x64", True)
-    step = build(in_double(problem), il.Layout(chunk=1), il.Reverse())
-    step.run()
-    return step.gradient()
+    with jax.enable_x64(True):
+        step = build(in_double(problem), il.Layout(chunk=1), il.Reverse())
+        step.run()
+        return step.gradient()
 
 
 def in_double(problem: Problem) -> Problem:

@@ -1,5 +1,6 @@
 """The meta-step in JAX by hand: `jit`, `vmap` and `grad` of plain functions, in either order."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -114,25 +115,41 @@ def adapted_loss(case: Case) -> Callable[[Params, Batch, Batch], Array]:
 
 
 def meta_step(
-    meta_gradient: Callable[..., Any], params: Any, data: tuple[Any, ...], put: Callable[[Any], Any] = jax.device_put
+    meta_gradient: Callable[..., Any],
+    params: Any,
+    data: tuple[Any, ...],
+    put: Callable[[Any], Any] = jax.device_put,
+    at_once: int = 1,
 ) -> MetaStep:
-    """The compiled meta-step around `meta_gradient(params, *data)`, whose arguments `put` brings to the devices."""
+    """The compiled meta-step around `meta_gradient(params, *data)`, whose arguments `put` brings to the devices.
+
+    Args:
+        meta_gradient: of the tasks' mean loss.
+        params: where it starts.
+        data: what else it needs.
+        put: brings arrays to the devices.
+        at_once: meta-steps in one dispatch, after the first.
+    """
     optimizer = optax.adam(OUTER_RATE)
 
-    @jax.jit
     def step(params: Any, state: Any, data: tuple[Any, ...]) -> tuple[Any, Any]:
         updates, state = optimizer.update(meta_gradient(params, *data), state)
         return optax.apply_updates(params, updates), state
 
+    def steps(params: Any, state: Any, data: tuple[Any, ...], count: Array) -> tuple[Any, Any]:
+        return lax.fori_loop(0, count, lambda _, carry: step(*carry, data), (params, state))
+
+    compiled = jax.jit(step) if at_once == 1 else jax.jit(steps)
     params, data = put((params, data))
-    carry = params, put(optimizer.init(params))
+    carry, counts = (params, put(optimizer.init(params))), itertools.chain([1], itertools.repeat(at_once))
 
     def run() -> None:
         nonlocal carry
-        carry = jax.block_until_ready(step(*carry, data))
+        count = () if at_once == 1 else (np.int32(next(counts)),)
+        carry = jax.block_until_ready(compiled(*carry, data, *count))
 
     def gradient() -> Arrays:
         moment = jax.tree.leaves_with_path(optax.tree.get(carry[1], "mu"))
         return {keystr(path, simple=True, separator="/"): np.asarray(leaf) / ADAM_SHARE for path, leaf in moment}
 
-    return MetaStep(run, gradient)
+    return MetaStep(run, gradient, at_once)
