@@ -45,9 +45,9 @@ METHOD = """\
 - **Memory.** *MB* is how far the process's resident memory rose, at its peak, above what it held with the framework
   imported, the start of the framework's runtime included. *first s* and *first MB* are those of the first meta-step,
   which compiles; *MB* leaves that one out.
-- **innerloop** chooses among its layouts and adjoints for the small network by a short measurement, as its program does;
-  *first s* includes that. It takes {at_once} of its meta-steps in one dispatch, as the program takes hundreds; the others are called
-  once for each.
+- **innerloop** chooses among its layouts and adjoints for the small network by a short measurement, as its program
+  does; *first s* includes that. It takes {at_once} of these meta-steps in one dispatch, as the program takes hundreds;
+  the others are called once for each.
 - **Limits.** {limit:g} s for the first meta-step, as much for a round, and {gibibytes:g} GiB; beyond them a row has no
   figures.
 - **Arithmetic** is the operations of the matrix products that a meta-step cannot do without, as counted in
