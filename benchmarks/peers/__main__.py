@@ -10,6 +10,7 @@ written. The implementations of one part are always compared in one run.
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -199,6 +200,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no worker is left behind
     arguments = parsed()
     rounds, seconds = (1, 0.1) if arguments.quick else (3, 1.0)
     limits = Limits(arguments.limit, int(arguments.memory * 2**30))
