@@ -7,37 +7,65 @@ import optax
 import pytest
 
 import innerloop as il
-from innerloop import ALGORITHMS, InnerloopError, Meta, algorithms, losses, models, tasks
-from oracles import maml_gradient, quadratic_loss, quadratic_task, relative_error
+from innerloop import ALGORITHMS, Examples, InnerloopError, Meta, Task, algorithms, losses, models, tasks
+from oracles import finite_difference, maml_gradient, quadratic_loss, quadratic_task, relative_error
 
 KEY = jax.random.key(0)
 
 
 def built(name, loss, rate=0.05, steps=2):
     row = il.algorithm(name)
-    rule = row.rule(rate)
+    rule = row.rule(rate, steps)
     return rule, algorithms.build(row, loss, rule=rule, steps=steps)
+
+
+def setting(name):
+    """A small network that suits the row, its inner and query loss, tasks, and an inner step size."""
+    if il.algorithm(name).network == "prototypes":
+        model = models.prototypical(models.mlp(1, (16,), 8, initializer=models.glorot), 8, ways=2)
+        x, y = jnp.linspace(-1.0, 1.0, 40)[:, None], jnp.arange(40, dtype=jnp.int32) // 5
+        pair = tasks.Episodes.from_labels(np.asarray(x), np.asarray(y), ways=2, shots=2, queries=3)
+        inner, query = (losses.supervised(model, each) for each in (losses.to_prototype, losses.cross_entropy))
+        return model, inner, query, pair, 1.0
+    if il.algorithm(name).network == "context":
+        model = models.with_context(models.mlp(5, (16,), 1, initializer=models.glorot), 4)
+    else:
+        model = models.mlp(1, (16,), 1, initializer=models.glorot)
+    loss = losses.supervised(model, losses.squared_error)
+    return model, loss, loss, tasks.Sinusoids(), 0.3 if name == "cavia" else 0.05
+
+
+def one_task(name):
+    """A task for the network of `setting`, in the precision at hand."""
+    if name == "protonet":
+        rng, labels = np.random.default_rng(0), jnp.tile(jnp.arange(2, dtype=jnp.int32), 3)
+        return Task(*(Examples(jnp.asarray(rng.normal(size=(6, 1))), labels) for _ in range(2)))
+    return jax.tree.map(lambda leaf: leaf[0], tasks.Sinusoids().sample(KEY, 1))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_protocol(name):
     """It learns, it is pure, the second call compiles nothing, and its row names paper and purpose."""
-    model = models.mlp(1, (16,), 1, initializer=models.glorot)
-    loss = losses.supervised(model, losses.squared_error)
-    rule, meta_loss = built(name, loss)
+    row = il.algorithm(name)
+    model, loss, query_loss, distribution, rate = setting(name)
+    rule = row.rule(rate, 2)
+    meta_loss = algorithms.build(row, loss, rule=rule, steps=2, query_loss=query_loss)
     optimizer = optax.adam(3e-3)
-    run = jax.jit(il.repeat(il.meta_step(meta_loss, optimizer, meta_batch=8)))
+    step = il.meta_step(meta_loss, optimizer, meta_batch=8, iterations=600, radius=row.outer.radius)
+    run = jax.jit(il.repeat(step))
     state = il.init(model.init(KEY), rule, optimizer, KEY)
-    first, metrics = run(state, tasks.Sinusoids(), np.int32(3))
-    again, _ = run(state, tasks.Sinusoids(), np.int32(3))
+    first, metrics = run(state, distribution, np.int32(3))
+    again, _ = run(state, distribution, np.int32(3))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), first.meta, again.meta)
     assert all(jax.tree.leaves(same))
-    _, later = run(first, tasks.Sinusoids(), np.int32(600))
+    _, later = run(first, distribution, np.int32(600))
     assert run._cache_size() == 1
     assert later["loss_after"] < metrics["loss_after"]
-    assert ("loss_before" in metrics) == ALGORITHMS[name].adapts
-    assert ALGORITHMS[name].summary
-    assert "20" in ALGORITHMS[name].reference
+    assert ("loss_before" in metrics) == row.adapts
+    assert row.summary
+    assert row.cost
+    assert row.use
+    assert "20" in row.reference
 
 
 @pytest.mark.usefixtures("x64")
@@ -49,6 +77,122 @@ def test_closed_form(name, exact_steps):
     rule, meta_loss = built(name, quadratic_loss)
     gradient = jax.grad(lambda t: meta_loss(Meta(t, rule.init(theta)), task, KEY)[0])(theta)
     assert relative_error(gradient, maml_gradient(theta, task, 0.05, 2, exact_steps)) < 1e-10
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "progress"),
+    [
+        *((name, 0.5) for name in ("maml++", "alfa", "meta-curvature", "anil", "boil", "cavia", "protonet")),
+        ("maml+msl+lslr", 0.05),
+    ],
+)
+def test_exact_rows_against_finite_differences(name, progress):
+    """In the initialisation and in all that the rule learns, away from its initial values."""
+    row = il.algorithm(name)
+    model, loss, query_loss, _, rate = setting(name)
+    rule = row.rule(rate, 3)
+    value = algorithms.build(row, loss, rule=rule, steps=3, query_loss=query_loss)
+    task = one_task(name)
+    params = model.init(KEY)
+    noise = iter(np.random.default_rng(0).normal(size=(100,)))
+    meta = jax.tree.map(lambda leaf: leaf + 0.02 * next(noise), Meta(params, rule.init(params)))
+    if name == "cavia":
+        meta.params["context"] = jnp.zeros(4)
+    whole = jax.jit(lambda meta: value(meta, task, KEY, progress)[0])
+    gradient = jax.jit(jax.grad(whole))(meta)
+    if name == "cavia":  # every task begins at a context of zero, which is not learned
+        assert (gradient.params.pop("context") == 0).all()
+        context = meta.params.pop("context")
+        whole = lambda meta, of=whole: of(meta._replace(params={**meta.params, "context": context}))  # noqa: E731
+    slope, direction = finite_difference(whole, meta, step=1e-5)
+    along = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    np.testing.assert_allclose(along, slope, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_annealing_begins_first_order_and_ends_exact():
+    theta, task = jnp.arange(4.0), quadratic_task(0)
+    _, value = built("maml+da", quadratic_loss)
+    gradient = jax.jit(jax.grad(lambda t, progress: value(Meta(t, ()), task, KEY, progress)[0]))
+    assert relative_error(gradient(theta, 0.2), maml_gradient(theta, task, 0.05, 2, 0)) < 1e-10
+    assert relative_error(gradient(theta, 0.5), maml_gradient(theta, task, 0.05, 2)) < 1e-10
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("progress", "weights"), [(0.0, [1 / 3] * 3), (0.075, [1 / 6, 1 / 6, 2 / 3]), (0.2, [0, 0, 1])]
+)
+def test_the_multi_step_loss_moves_to_the_last_step(progress, weights):
+    theta, task = jnp.arange(4.0), quadratic_task(0)
+    value = built("maml+msl", quadratic_loss, steps=3)[1]
+    gradient = jax.grad(lambda t: value(Meta(t, ()), task, KEY, progress)[0])(theta)
+    expected = sum(w * maml_gradient(theta, task, 0.05, t) for t, w in enumerate(weights, 1))
+    assert relative_error(gradient, expected) < 1e-10
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["anil", "boil"])
+def test_the_inner_loop_leaves_the_other_part_alone(name):
+    model, loss, _, _, rate = setting(name)
+    task = one_task(name)
+    rule, params = il.algorithm(name).rule(rate, 3), model.init(KEY)
+    end = il.adapt(loss, Meta(params, ()), task.support, KEY, rule=rule, steps=3).params
+    for part in params:
+        same = all(bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (params[part], end[part])), strict=True))
+        assert same == ((part == "head") == (name == "boil"))
+
+
+@pytest.mark.usefixtures("x64")
+def test_protonet_is_the_nearest_mean():
+    """One inner step gives the class means, and the meta-gradient is that of the formula of the paper."""
+    model, loss, query_loss, _, _ = setting("protonet")
+    embedding = models.mlp(1, (16,), 8, initializer=models.glorot)
+    task = one_task("protonet")
+    params = model.init(KEY)
+    params["prototypes"] += 0.3
+    row = il.algorithm("protonet")
+    rule = row.rule(0.123, 1)
+    value = algorithms.build(row, loss, rule=rule, steps=1, query_loss=query_loss)
+
+    def paper(network):
+        support, query = (embedding.apply(network, each.x) for each in (task.support, task.query))
+        means = jnp.stack([jnp.mean(support[np.asarray(task.support.y) == k], axis=0) for k in range(2)])
+        logits = -jnp.sum((query[:, None] - means) ** 2, axis=-1)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(query)), task.query.y])
+
+    ours = lambda network: value(Meta({**params, "network": network}, ()), task, KEY)[0]  # noqa: E731
+    np.testing.assert_allclose(ours(params["network"]), paper(params["network"]), rtol=1e-12)
+    assert relative_error(jax.grad(ours)(params["network"]), jax.grad(paper)(params["network"])) < 1e-10
+    two = il.adapt(loss, Meta(params, ()), task.support, KEY, rule=rule, steps=2, trajectory=True).trajectory
+    np.testing.assert_allclose(two["prototypes"][1], two["prototypes"][2], rtol=1e-12)
+
+
+def test_pieces_of_maml_plus_plus_combine():
+    row = il.algorithm("maml+lslr+msl+da+bnps+ca")
+    assert row.rule is ALGORITHMS["maml++"].rule
+    assert row.adjoint == ALGORITHMS["maml++"].adjoint
+    assert row.objective.at is not None
+    assert row.network == "per-step"
+    assert row.outer == ALGORITHMS["maml++"].outer
+    assert il.algorithm("fomaml+lslr").adjoint == ALGORITHMS["fomaml"].adjoint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("maml+mls", "no piece 'mls' of MAML\\+\\+ in 'maml\\+mls'; choose of: msl, lslr"),
+        ("fomaml+da", "would replace the adjoint of 'fomaml'"),
+        ("anil+lslr", "would replace the rule of 'anil'"),
+        ("cavia+bnps", "would replace the network of 'cavia'"),
+        ("imaml+msl", "'imaml' does not differentiate through inner steps"),
+        ("reptile+bnps", "'reptile' does not differentiate through inner steps"),
+        ("joint+ca", "'joint' does not differentiate through inner steps"),
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused(name, message):
+    with pytest.raises(InnerloopError, match=message):
+        il.algorithm(name)
 
 
 def test_an_unknown_algorithm_lists_the_rows():

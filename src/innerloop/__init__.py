@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from innerloop import losses, models, ops, rl, rules, tasks
     from innerloop.adapt import adapt
-    from innerloop.adjoint import Adjoint, FirstOrder, Mixed, Reverse, Truncated
+    from innerloop.adjoint import (
+        Adjoint,
+        Annealed,
+        ConjugateGradient,
+        FirstOrder,
+        Implicit,
+        Mixed,
+        Reverse,
+        Truncated,
+    )
     from innerloop.algorithms import ALGORITHMS, Algorithm, algorithm
     from innerloop.errors import InnerloopError
     from innerloop.evaluate import evaluate, summarise
     from innerloop.layout import Layout
-    from innerloop.metagrad import Objective, last_step, meta_loss, towards_adapted
+    from innerloop.metagrad import Objective, last_step, meta_loss, multi_step, towards_adapted
     from innerloop.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat
     from innerloop.types import (
         Adapted,
@@ -34,12 +43,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "adapt": ["adapt"],
-    "adjoint": ["Adjoint", "FirstOrder", "Mixed", "Reverse", "Truncated"],
+    "adjoint": ["Adjoint", "Annealed", "ConjugateGradient", "FirstOrder", "Implicit", "Mixed", "Reverse", "Truncated"],
     "algorithms": ["ALGORITHMS", "Algorithm", "algorithm"],
     "errors": ["InnerloopError"],
     "evaluate": ["evaluate", "summarise"],
     "layout": ["Layout"],
-    "metagrad": ["Objective", "last_step", "meta_loss", "towards_adapted"],
+    "metagrad": ["Objective", "last_step", "meta_loss", "multi_step", "towards_adapted"],
     "outer": ["MetaState", "MetaStep", "init", "meta_gradient", "meta_step", "repeat"],
     "types": [
         "Adapted",
@@ -60,8 +69,11 @@ __all__ = [
     "Adapted",
     "Adjoint",
     "Algorithm",
+    "Annealed",
+    "ConjugateGradient",
     "Examples",
     "FirstOrder",
+    "Implicit",
     "InnerRule",
     "InnerloopError",
     "Layout",
@@ -87,6 +99,7 @@ __all__ = [
     "meta_loss",
     "meta_step",
     "models",
+    "multi_step",
     "ops",
     "repeat",
     "rl",

@@ -11,13 +11,14 @@ An adjoint says how these are computed, and how the loop over the updates is run
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.sparse.linalg import cg
 
 from innerloop.errors import InnerloopError
 from innerloop.trees import differentiable, merge, split
@@ -43,7 +44,7 @@ class Adjoint(Protocol):
         Args:
             update: one inner update, written against any inner gradient.
             loss: the inner loss whose gradient `update` asks for.
-            carry: the state before the first update.
+            carry: the state before the first update: the parameters, and what the rule keeps.
             xs: what changes from step to step, leaves `[steps, ...]`.
 
         Returns:
@@ -202,6 +203,190 @@ class Truncated:
         return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
 
 
+@dataclass(frozen=True)
+class Annealed:
+    r"""First-order at the beginning of training, then exact (derivative-order annealing).
+
+    Progress is a share of training, from 0 to 1; `innerloop.meta_step(..., iterations=...)` tells it. Which of the two
+    it is gets decided as the compiled program runs, so the cheap steps are cheap.
+
+    Args:
+        until: the share of training that is first-order.
+        adjoint: how the rest is differentiated.
+        progress: the share of training done.
+
+    Reference:
+        Antoniou, Edwards, Storkey: How to Train Your MAML, 2018, arXiv 1810.09502.
+    """
+
+    until: float = 1 / 3
+    adjoint: Adjoint = Mixed()
+    progress: Any = None
+
+    def at(self, progress: Any) -> "Annealed":
+        """The adjoint at that progress."""
+        return replace(self, progress=progress)
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        if self.progress is None:
+            raise InnerloopError(
+                "Annealed changes over training, so it must be told how far that is: use meta_step(iterations=...), or "
+                "hand the progress, from 0 to 1, to the meta-loss."
+            )
+        cheap = FirstOrder(getattr(self.adjoint, "unroll", FirstOrder.unroll))
+        return lax.cond(
+            self.progress < self.until,
+            lambda: cheap.run(update, loss, carry, xs),
+            lambda: self.adjoint.run(update, loss, carry, xs),
+        )
+
+
+Solver = Callable[[Callable[[Params], Params], Params], tuple[Params, Any]]
+"""`(matrix, right side) -> (solution, whether it was found)`, for a symmetric matrix given as its product."""
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    r"""Solves $Ax = b$ for symmetric positive definite $A$ from products with $A$ alone.
+
+    Args:
+        steps: the largest number of products.
+        tolerance: found is an $x$ with $\lVert Ax - b\rVert \le \text{tolerance}\,\lVert b\rVert$.
+    """
+
+    steps: int = 20
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.tolerance < 1:
+            raise InnerloopError(f"{self} cannot solve anything; use at least 1 step and a tolerance between 0 and 1.")
+
+    def __call__(self, matrix: Callable[[Params], Params], right: Params) -> tuple[Params, Any]:
+        # The recurrence believes in a residual that is a little smaller than the true one, so it aims lower.
+        solution, _ = cg(matrix, right, tol=0.5 * self.tolerance, maxiter=self.steps)
+        rest = jax.tree.map(jnp.subtract, matrix(solution), right)
+        return solution, _norm(rest) <= self.tolerance * _norm(right)
+
+
+@dataclass(frozen=True)
+class Implicit:
+    r"""The implicit gradient of iMAML: it depends on where the inner loop ends, not on the way there.
+
+    The inner loop minimises $L(\phi, z) + \tfrac\lambda2 \lVert\phi - \theta\rVert^2$. At its minimum $\phi^*$ its
+    gradient $\nabla L(\phi^*, z) + \lambda(\phi^* - \theta)$ is zero, so by the implicit function theorem, with
+    $H = \nabla^2 L(\phi^*, z)$ and the solution $u$ of $(H + \lambda I)\,u = v$, a cotangent $v$ of $\phi^*$ becomes
+
+    $$ \lambda\, u \ \text{ for } \theta, \qquad
+       -\Bigl(\frac{\partial \nabla L}{\partial z}\Bigr)^{\!\top} u \ \text{ for all else that the loss sees.} $$
+
+    Memory does not depend on the number of steps. The rule's own parameters get no gradient, since the minimum does not
+    depend on them. The inner loop must come close to the minimum for the gradient to be right, and the system must be
+    positive definite; `meta_loss` reports both, see there.
+
+    Args:
+        regularisation: $\lambda$, positive; large values keep the adapted parameters near the initialisation.
+        solver: solves the linear system.
+        tally: two numbers whose "gradient" tells of the backward pass: 1 if the system was not solved, and
+            $\lVert\nabla L + \lambda(\phi - \theta)\rVert$ relative to the norms of its two parts.
+
+    Reference:
+        Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019, arXiv 1909.04630.
+    """
+
+    regularisation: float = 1.0
+    solver: Solver = ConjugateGradient()
+    tally: Any = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.regularisation < float("inf"):
+            raise InnerloopError(f"Implicit(regularisation={self.regularisation}) needs a positive number.")
+
+    def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
+        if not jax.tree.leaves(xs)[0].shape[0]:
+            return carry, lax.scan(partial(update, jax.value_and_grad(loss, has_aux=True)), carry, xs)[1]
+        if len(jax.tree.leaves(xs)) > 1:
+            raise InnerloopError(
+                "Implicit needs one support batch for all inner steps, whose loss has a minimum; use Mixed() for "
+                "PerStep batches."
+            )
+        start = carry[0]
+        pull, plain = self.regularisation, jax.value_and_grad(loss, has_aux=True)
+
+        def proximal(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+            value, gradients = plain(*lax.stop_gradient((params, z)))
+            towards = lambda g, now, then: g + pull * (now - then)  # noqa: E731
+            return lax.stop_gradient((value, jax.tree.map(towards, gradients, params, start)))
+
+        (end, state), ys = lax.stop_gradient(lax.scan(partial(update, proximal), lax.stop_gradient(carry), xs))
+
+        seen: list[Any] = []  # what the loss sees beside the parameters, as the last update hands it over
+
+        def notice(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+            seen.append(z)
+            return proximal(params, z)
+
+        update(notice, (end, state), jax.tree.map(lambda leaf: leaf[-1], xs))
+        tally = jnp.zeros(2) if self.tally is None else self.tally
+        return (self._minimum(loss, start, seen[0], tally, end), state), ys
+
+    def _minimum(self, loss: InnerLoss, start: Params, z: Any, tally: Any, end: Params) -> Params:
+        """`end`, with the derivative of the minimum."""
+        inner, floats, others, closed_over = _explicit(loss, end, z)
+        pull = self.regularisation
+
+        @jax.custom_vjp
+        def minimum(start: Params, floats: Any, closed_over: Any, tally: Any, others: Any, end: Params) -> Params:
+            return end
+
+        def forward(start: Params, floats: Any, closed_over: Any, tally: Any, others: Any, end: Params) -> Any:
+            return end, (start, floats, closed_over, others, end)
+
+        def backward(kept: Any, end_bar: Params) -> tuple[Any, ...]:
+            start, floats, closed_over, others, end = kept
+
+            def gradients(params: Params) -> Any:
+                of = lambda params, floats, closed_over: inner(params, floats, others, closed_over)[0]  # noqa: E731
+                return jax.grad(of, (0, 1, 2))(params, floats, closed_over)
+
+            def matrix(tangent: Params) -> Params:
+                product = jax.jvp(lambda params: gradients(params)[0], (end,), (tangent,))[1]
+                return jax.tree.map(lambda h, t: h + pull * t, product, tangent)
+
+            solution, solved = self.solver(matrix, end_bar)
+            (slope, *_), (_, floats_bar, closed_bar) = jax.jvp(gradients, (end,), (solution,))
+            spring = jax.tree.map(lambda now, then: pull * (now - then), end, start)
+            rest = _norm(jax.tree.map(jnp.add, slope, spring))
+            size = jnp.maximum(_norm(slope) + _norm(spring), jnp.finfo(rest.dtype).tiny)
+            tally_bar = jnp.stack([jnp.where(solved, 0.0, 1.0), rest / size]).astype(tally.dtype)
+            floats_bar, closed_bar = jax.tree.map(jnp.negative, (floats_bar, closed_bar))
+            return jax.tree.map(lambda u: pull * u, solution), floats_bar, closed_bar, tally_bar, None, None
+
+        minimum.defvjp(forward, backward)
+        return minimum(start, floats, closed_over, tally, others, end)
+
+
+def _norm(tree: Params) -> Any:
+    return jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)))
+
+
+def _explicit(loss: InnerLoss, params: Params, z: Any) -> tuple[Callable[..., tuple[Scalar, Metrics]], Any, Any, Any]:
+    """The loss as `(params, floats, others, closed_over) -> (scalar, metrics)`, with the last three of its arguments.
+
+    A custom VJP differentiates in its arguments alone, so what the loss closes over becomes one.
+    """
+    floats, others = split(z, differentiable(z))
+
+    def explicit(params: Params, floats: Any, others: Any) -> tuple[Scalar, Metrics]:
+        return loss(params, merge(floats, others))
+
+    pure, closed_over = jax.closure_convert(explicit, params, floats, others)
+
+    def inner(params: Params, floats: Any, others: Any, closed_over: Any) -> tuple[Scalar, Metrics]:
+        return pure(params, floats, others, *closed_over)
+
+    return inner, floats, others, closed_over
+
+
 def mixed_value_and_grad(loss: InnerLoss) -> Gradient:
     """`jax.value_and_grad(loss, has_aux=True)` in its first argument, with a forward-over-reverse derivative.
 
@@ -213,17 +398,7 @@ def mixed_value_and_grad(loss: InnerLoss) -> Gradient:
     """
 
     def value_and_grad(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
-        floats, others = split(z, differentiable(z))
-
-        # A custom VJP differentiates in its arguments alone, so what the loss closes over becomes one.
-        def explicit(params: Params, floats: Any, others: Any) -> tuple[Scalar, Metrics]:
-            return loss(params, merge(floats, others))
-
-        pure, closed_over = jax.closure_convert(explicit, params, floats, others)
-
-        def inner(params: Params, floats: Any, others: Any, closed_over: Any) -> tuple[Scalar, Metrics]:
-            return pure(params, floats, others, *closed_over)
-
+        inner, floats, others, closed_over = _explicit(loss, params, z)
         plain = jax.value_and_grad(inner, has_aux=True)
         gradient = jax.custom_vjp(plain)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from innerloop.adapt import adapt
-from innerloop.adjoint import FirstOrder
+from innerloop.adjoint import Adjoint, FirstOrder
 from innerloop.layout import Layout, map_over_tasks
 from innerloop.outer import sample_task
 from innerloop.types import InnerRule, Loss, Meta, Metrics, PRNGKey, Task, TaskDistribution
@@ -31,6 +31,7 @@ def adaptation_curve(
     rule: InnerRule,
     steps: int,
     query_losses: Mapping[str, Loss],
+    adjoint: Adjoint = FirstOrder(),
 ) -> Metrics:
     """Query losses and metrics of one task after 0, 1, ..., `steps` inner steps.
 
@@ -42,12 +43,13 @@ def adaptation_curve(
         rule: the inner rule.
         steps: number of inner steps.
         query_losses: the losses to judge by, for example the same loss with transductive and inductive normalisation.
+        adjoint: runs the inner loop; it matters where the inner loop itself depends on it, as that of `Implicit` does.
 
     Returns:
         `"<name>/loss"` and `"<name>/<metric>"` for every query loss, each `[steps + 1, ...]`.
     """
     adapt_key, query_key = jax.random.split(key)
-    adapted = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=FirstOrder(), trajectory=True)
+    adapted = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
 
     def judge(params: Any) -> Metrics:
         scores = {}
@@ -70,6 +72,7 @@ def evaluate(
     num_tasks: int = 600,
     query_losses: Mapping[str, Loss] | None = None,
     layout: Layout = Layout(),
+    adjoint: Adjoint = FirstOrder(),
 ) -> dict[str, Array]:
     """Adaptation curves over tasks that the key fixes: the same key gives every method the same tasks.
 
@@ -85,6 +88,7 @@ def evaluate(
         num_tasks: number of tasks.
         query_losses: the losses to judge by; `{"query": loss}` unless given.
         layout: how the tasks are laid out.
+        adjoint: runs the inner loop, see `adaptation_curve`.
 
     Returns:
         For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`; see `summarise`.
@@ -95,7 +99,9 @@ def evaluate(
         meta, tasks, key = shared
         sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
         task = sample_task(tasks, sample_key)
-        return adaptation_curve(loss, meta, task, task_key, rule=rule, steps=steps, query_losses=judges)
+        return adaptation_curve(
+            loss, meta, task, task_key, rule=rule, steps=steps, query_losses=judges, adjoint=adjoint
+        )
 
     return map_over_tasks(one, layout)((meta, tasks, key), jnp.arange(num_tasks))
 

@@ -38,6 +38,26 @@ def cross_entropy(outputs: Array, labels: Array) -> tuple[Array, dict[str, Array
     return losses, {"accuracy": (jnp.argmax(outputs, axis=-1) == labels).astype(outputs.dtype)}
 
 
+def to_prototype(outputs: Array, labels: Array) -> tuple[Array, dict[str, Array]]:
+    r"""Half the squared distance of each example to the prototype of its class, each class weighing the same.
+
+    $$ \frac12 \sum_k \frac{1}{n_k} \sum_{i:\, y_i = k} \lVert f(x_i) - c_k\rVert^2 $$
+
+    is the mean over the $n$ examples of what it returns. Its gradient in $c_k$ is $c_k$ minus the mean of class $k$.
+
+    Args:
+        outputs: $-\lVert f(x_i) - c_k\rVert^2$, the logits of `models.prototypical`, `[examples, classes]`.
+        labels: class indices from 0, integers, `[examples]`.
+
+    Reference:
+        Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017, arXiv 1703.05175.
+    """
+    _same_examples(outputs.shape[:-1], labels.shape, "to_prototype")
+    members = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+    share = members @ jnp.sum(members, axis=0) / labels.shape[0]
+    return -0.5 * jnp.sum(members * outputs, axis=-1) / share, {}
+
+
 def squared_error(outputs: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
     r"""Squared error $\lVert \text{outputs} - y\rVert^2$, averaged over output dimensions; no further metrics.
 

@@ -86,6 +86,8 @@ def meta_step(
     *,
     meta_batch: int,
     layout: Layout = Layout(),
+    iterations: int | None = None,
+    radius: float = 0.0,
 ) -> MetaStep:
     r"""One step of the outer loop, with the episodes sampled inside the compiled function.
 
@@ -94,29 +96,42 @@ def meta_step(
         optimizer: any optax optimiser; it updates the initialisation and the rule's parameters together.
         meta_batch: number of tasks in a step.
         layout: how they are laid out over devices and memory.
+        iterations: number of meta-steps of the whole training, for a meta-loss that changes over it: step $t$ has the
+            progress $t / \text{iterations}$.
+        radius: take the meta-gradient where the meta-loss is largest, to first order, within this distance:
+            at $\theta + \rho\, g / \lVert g\rVert$ with the meta-gradient $g$ at $\theta$ (sharpness-aware
+            minimisation, which takes twice the time). 0: at $\theta$ itself.
 
     Returns:
         `(state, tasks) -> (state, metrics)`, pure. `tasks` is a `TaskDistribution`, itself a pytree, so that its data
         is an argument of the compiled function and not a constant inside it.
 
     Raises:
-        InnerloopError: if the meta-batch is not positive, or smaller than the layout's shards or chunk.
+        InnerloopError: if the meta-batch is not positive, or smaller than the layout's shards or chunk, or if the
+            radius is negative.
     """
+    if not 0 <= radius < float("inf"):
+        raise InnerloopError(f"The radius of the outer step is {radius}; it must be a number of at least 0.")
     if meta_batch < 1:
         raise InnerloopError(f"The meta-batch has {meta_batch} tasks; it needs at least 1.")
     layout.require(meta_batch)
 
     def one(shared: Any, index: Array) -> tuple[Any, Metrics]:
-        learned, constant, tasks, key = shared
+        learned, constant, tasks, key, *progress = shared
         sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
-        return meta_loss(merge(learned, constant), sample_task(tasks, sample_key), task_key)
+        return meta_loss(merge(learned, constant), sample_task(tasks, sample_key), task_key, *progress)
 
     gradient = mean_over_tasks(one, layout)
 
     def step(state: MetaState, tasks: TaskDistribution) -> tuple[MetaState, Metrics]:
         learned, constant = split(state.meta, differentiable(state.meta))
         key = jax.random.fold_in(state.key, state.step)
-        gradients, metrics = gradient((learned, constant, tasks, key), jnp.arange(meta_batch))
+        given = (constant, tasks, key) if iterations is None else (constant, tasks, key, state.step / iterations)
+        gradients, metrics = gradient((learned, *given), jnp.arange(meta_batch))
+        if radius:
+            reach = radius / jnp.maximum(optax.tree.norm(gradients), 1e-12)
+            above = jax.tree.map(lambda x, g: x + reach * g, learned, gradients)
+            gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, learned)
         meta = merge(optax.apply_updates(learned, updates), constant)
         metrics["gradient_norm"] = optax.tree.norm(gradients)

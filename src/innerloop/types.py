@@ -77,11 +77,14 @@ class InnerRule(NamedTuple):
         init: `params -> rule_params`, the part of the rule that the outer loop may learn.
         transform: `(rule_params, step) -> optax.GradientTransformation`, the update at inner step `step`.
         adapts: `params -> mask`, the leaves that the inner loop changes. The others are shared by all tasks.
+        learned_steps: number of inner steps that it has parameters for, of a rule that learns each step apart. Beyond
+            them those of the last one are used again. `None`: all steps are alike.
     """
 
     init: Callable[[Params], RuleParams]
     transform: Callable[[RuleParams, Step], optax.GradientTransformation]
     adapts: Callable[[Params], Mask]
+    learned_steps: int | None = None
 
 
 class Meta(NamedTuple):

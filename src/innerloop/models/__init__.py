@@ -6,6 +6,7 @@ from innerloop.models.convnet import SHIFT_ONLY, convnet
 from innerloop.models.layers import glorot, normal, truncated_normal
 from innerloop.models.mlp import mlp
 from innerloop.models.norm import Normalisation, with_running_statistics
+from innerloop.models.parts import per_step, prototypical, with_context
 from innerloop.models.precision import in_precision
 from innerloop.models.resnet import resnet12
 
@@ -23,7 +24,10 @@ __all__ = [
     "in_precision",
     "mlp",
     "normal",
+    "per_step",
+    "prototypical",
     "resnet12",
     "truncated_normal",
+    "with_context",
     "with_running_statistics",
 ]
