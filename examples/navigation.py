@@ -23,7 +23,15 @@ def main(iterations: int = 100) -> np.ndarray:
     env = rl.envs.make("Navigation2D")
     policy = rl.policies.for_environment(env)
     rule, outer = rules.sgd(0.5), rl.TrustRegion(bound=0.01)
-    step = rl.train_step(env, policy, rule=rule, num_tasks=20, sampling=rl.Sampling(steps=2000), outer=outer)
+    step = rl.train_step(
+        env,
+        policy,
+        rule=rule,
+        num_tasks=20,
+        sampling=rl.Sampling(steps=2000),
+        outer=outer,
+        layout=il.Layout(chunk=1),  # on a CPU a task's activations then stay in the cache
+    )
     state = rl.init(policy.init(jax.random.key(0)), rule, outer, jax.random.key(1))
 
     start = time.perf_counter()

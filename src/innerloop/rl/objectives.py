@@ -64,7 +64,7 @@ def _lvc(log_prob: Array, log_ratio: Array, batch: Experience) -> Array:
 
 
 def _dice(log_prob: Array, log_ratio: Array, batch: Experience) -> Array:
-    past = _magic_box(decayed_sum(log_prob * batch.weight, _same_episode(batch, 1.0)))
+    past = _magic_box(decayed_sum(log_prob, _same_episode(batch, 1.0)))
     return past * batch.reward + (1.0 - _magic_box(log_prob)) * batch.value
 
 
@@ -78,9 +78,8 @@ def loaded_dice(decay: float = 1.0) -> Weighing:
         raise InnerloopError(f"The decay of Loaded DiCE is {decay}; it must be between 0 and 1.")
 
     def gain(log_prob: Array, log_ratio: Array, batch: Experience) -> Array:
-        now = log_prob * batch.weight
-        past = decayed_sum(now, _same_episode(batch, decay))
-        return (_magic_box(past) - _magic_box(past - now)) * batch.advantage
+        past = decayed_sum(log_prob, _same_episode(batch, decay))
+        return (_magic_box(past) - _magic_box(past - log_prob)) * batch.advantage
 
     return gain
 

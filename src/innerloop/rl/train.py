@@ -44,10 +44,12 @@ class Sampling(NamedTuple):
     Attributes:
         episodes: whole episodes of each task.
         steps: or else, the steps of each task that whole episodes must reach.
+        next_observation: whether to keep what follows each step too, for `advantages(bootstrap=True)`.
     """
 
     episodes: int | None = None
     steps: int | None = None
+    next_observation: bool = False
 
 
 def init(params: Params, rule: InnerRule, outer: OuterUpdate, key: PRNGKey) -> RLState:
@@ -260,8 +262,8 @@ def _outer_problem(
         adapted = adapt(inner_loss, meta, PerStep(early), key, rule=rule, steps=steps, adjoint=_forward(adjoint))
         return policy.distribution(adapted.params, last.observation)
 
-    # A layout in chunks is there to save memory: then nothing is stored from one product to the next.
-    policies = map_over_tasks(policy_of if layout.chunk is None else jax.checkpoint(policy_of), layout)
+    recompute = getattr(outer, "recompute", False)
+    policies = map_over_tasks(jax.checkpoint(policy_of) if recompute else policy_of, layout)
     gradient, evaluate = mean_over_tasks(one, layout), map_over_tasks(lambda *of: one(*of)[1], layout)
 
     def problem(constant: Any, data: Experience, score: Array, key: PRNGKey) -> Problem:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.scipy.sparse.linalg import cg
 
 from innerloop.errors import InnerloopError
 from innerloop.rl.updates import Problem
@@ -32,6 +31,8 @@ class TrustRegion:
         residual: the squared norm of the residual at which they stop.
         shrink: $\eta$, the factor from one try of the line search to the next.
         tries: of the line search, at most.
+        recompute: keep nothing from one product with $F$ to the next. Otherwise the adaptation's activations are kept,
+            for all tasks, in about 10 times the memory of tasks x steps x hidden units.
 
     Raises:
         InnerloopError: for a setting outside its range.
@@ -46,6 +47,7 @@ class TrustRegion:
     residual: float = 1e-10
     shrink: float = 0.8
     tries: int = 15
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if not self.bound > 0:
@@ -97,8 +99,9 @@ def natural_step(
     def damped(vector: Params) -> Params:
         return jax.tree.map(lambda a, b: a + region.damping * b, product(vector), vector)
 
-    direction, _ = cg(damped, gradient, tol=0.0, atol=region.residual**0.5, maxiter=region.iterations)
-    curvature = jnp.asarray(optax.tree.vdot(direction, damped(direction)))
+    direction, residual = conjugate_gradients(damped, gradient, region.iterations, region.residual)
+    # d·F d without a product of its own.
+    curvature = jnp.asarray(optax.tree.vdot(direction, optax.tree.sub(gradient, residual)))
     length = jnp.sqrt(2 * region.bound / jnp.maximum(curvature, jnp.finfo(curvature.dtype).tiny))
     loss_before, kl_before = evaluate(params)
 
@@ -122,3 +125,39 @@ def natural_step(
         "accepted": accepted.astype(loss.dtype),
         "tries": n,
     }
+
+
+def conjugate_gradients(
+    product: Callable[[Params], Params], target: Params, iterations: int, tolerance: float
+) -> tuple[Params, Params]:
+    """Solve `product(x) = target` for a symmetric positive definite product, starting at 0.
+
+    `jax.scipy.sparse.linalg.cg` would take two products more, each as dear as a meta-gradient: one for the residual
+    of its start, and one for the curvature, since it does not return its last residual.
+
+    Args:
+        product: multiplies a pytree by the matrix.
+        target: the right-hand side.
+        iterations: at most; each takes one product.
+        tolerance: stop when the squared norm of the residual is no more.
+
+    Returns:
+        The solution, and the residual `target - product(solution)`.
+    """
+    vdot = lambda a, b: jnp.asarray(optax.tree.vdot(a, b))  # noqa: E731
+    add = lambda a, scale, b: jax.tree.map(lambda a, b: a + scale * b, a, b)  # noqa: E731
+
+    def proceed(carry: tuple[Array, Params, Params, Params, Array]) -> Array:
+        return (carry[0] < iterations) & (carry[4] > tolerance)
+
+    def step(carry: tuple[Array, Params, Params, Params, Array]) -> tuple[Array, Params, Params, Params, Array]:
+        n, x, residual, way, squared = carry
+        image = product(way)
+        length = squared / vdot(way, image)
+        x, residual = add(x, length, way), add(residual, -length, image)
+        before, squared = squared, vdot(residual, residual)
+        return n + 1, x, residual, add(residual, squared / before, way), squared
+
+    start = jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, target), target, target, vdot(target, target)
+    _, x, residual, _, _ = lax.while_loop(proceed, step, start)
+    return x, residual
