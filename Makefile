@@ -5,6 +5,8 @@
 #   make test-all  the same, with the slow tests
 #   make docs      the documentation, warnings as errors
 #   make results   the tables of README.md and docs/results.md, from benchmarks/results/
+#   make bench     the comparison with other libraries, in an environment of its own (about an hour on two cores);
+#                  CASES=sinusoid-1,presets for some parts of it, OPTIONS=--help for more
 #   make golden    the golden loss curves, after a change that is meant to change them
 
 SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
@@ -13,7 +15,7 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-all lint docs results golden clean
+.PHONY: demo test test-all lint docs results bench golden clean
 
 demo: .venv/.ready-all
 	$(BIN)/innerloop train demo
@@ -30,6 +32,7 @@ lint: .venv/.ready-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
+	$(BIN)/python -m benchmarks.peers.page --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -37,15 +40,26 @@ docs: .venv/.ready-dev
 
 results: .venv/.ready-dev
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m benchmarks.peers.page
+
+bench: .venv-bench/.ready
+	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)
 
 golden: .venv/.ready-dev
 	$(BIN)/python tests/golden/regenerate.py
 
 clean:
-	rm -rf .venv docs/_build docs/generated .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench docs/_build docs/generated .pytest_cache .ruff_cache
 
 .venv/.ready-%: $(SETTINGS)
 	@test -n "$(PYTHON)" || { echo "innerloop needs Python 3.11 or newer; give its path: make PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+.venv-bench/.ready: $(SETTINGS) benchmarks/peers/requirements.txt
+	@test -n "$(PYTHON)" || { echo "innerloop needs Python 3.11 or newer; give its path: make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement benchmarks/peers/requirements.txt --editable '.[report]'
 	@touch $@

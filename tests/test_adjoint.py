@@ -6,8 +6,22 @@ import numpy as np
 import optax
 import pytest
 
-from innerloop import FirstOrder, Meta, Mixed, PerStep, Reverse, Truncated, adapt, losses, meta_loss, models, rules
+from innerloop import (
+    FirstOrder,
+    Meta,
+    Mixed,
+    PerStep,
+    Reverse,
+    Task,
+    Truncated,
+    adapt,
+    losses,
+    meta_loss,
+    models,
+    rules,
+)
 from innerloop.adjoint import mixed_value_and_grad
+from innerloop.errors import InnerloopError
 from innerloop.trees import differentiable
 from networks import NETWORKS, vectors
 from oracles import adapted, finite_difference, maml_gradient, quadratic_loss, quadratic_task, relative_error
@@ -246,3 +260,18 @@ def test_first_order_takes_no_second_derivative():
         return jax.jit(grad).lower(params).compile().cost_analysis()["flops"]
 
     assert flops(FirstOrder()) < 0.6 * flops(Mixed())
+
+
+@pytest.mark.parametrize("adjoint", [Mixed(), Mixed(unroll=0), Mixed(segment=2)], ids=str)
+@pytest.mark.parametrize("transform", [jax.jacfwd, lambda f: lambda x: jax.jvp(f, (x,), (x,))], ids=["jacfwd", "jvp"])
+def test_forward_mode_through_mixed_is_refused_in_a_sentence(adjoint, transform):
+    loss = lambda params, batch, key: (jnp.mean(jnp.tanh(params * batch) ** 2), {})  # noqa: E731
+    through_mixed = meta_loss(loss, rule=rules.sgd(0.1), steps=3, adjoint=adjoint)
+    task = Task(jnp.ones(3), jnp.ones(3))
+    of_params = lambda params: through_mixed(Meta(params, ()), task, jax.random.key(0))[0]  # noqa: E731
+    with pytest.raises(InnerloopError, match=r"Mixed has no forward mode .* use adjoint=Reverse\(\)"):
+        transform(of_params)(1.0)
+    third = jax.grad(jax.grad(jax.grad(of_params)))(1.0)
+    reverse = meta_loss(loss, rule=rules.sgd(0.1), steps=3, adjoint=Reverse())
+    exact = jax.grad(jax.grad(jax.grad(lambda params: reverse(Meta(params, ()), task, jax.random.key(0))[0])))(1.0)
+    assert float(third) == pytest.approx(float(exact), rel=1e-4)

@@ -132,9 +132,17 @@ class Mixed:
 
     def run(self, update: Update, loss: InnerLoss, carry: Any, xs: Any) -> tuple[Any, Any]:
         step = partial(update, mixed_value_and_grad(loss))
-        if self.segment is None:
-            return _loop(step, carry, xs, self.unroll)
-        return _segmented(step, carry, xs, self.segment)
+        try:
+            if self.segment is None:
+                return _loop(step, carry, xs, self.unroll)
+            return _segmented(step, carry, xs, self.segment)
+        except (TypeError, NotImplementedError) as error:
+            if "custom_vjp function" not in str(error) and "custom_lin" not in str(error):
+                raise
+            raise InnerloopError(
+                "Mixed has no forward mode (jvp, jacfwd) of its own; use adjoint=Reverse(), or take forward mode of "
+                "the meta-gradient, which Mixed has."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from experiment.program import TINY
 from innerloop import cli
+from innerloop.errors import InnerloopError
+from innerloop.experiment import session
 from innerloop.experiment.data import omniglot, store
 
 OMNIGLOT = "omniglot-5way-1shot"
@@ -126,6 +129,15 @@ def test_chunk_of_more_tasks_than_there_are(capsys):
 def test_choice_among_exact_derivatives_where_none_are_taken(capsys):
     said = refused(capsys, "train", "demo", "--algorithm=fomaml", "--layout.adjoint=reverse")
     assert "--layout.adjoint is reverse, but --algorithm fomaml takes no exact second derivatives; leave it out" in said
+
+
+def test_precision_that_the_device_lacks(monkeypatch):
+    def refuses(*_, **__):
+        raise NotImplementedError("float64 is not supported")
+
+    monkeypatch.setattr(jax.numpy, "ones", refuses)
+    with pytest.raises(InnerloopError, match=r"--network.precision is float64, which cpu does not compute in; choose"):
+        session.require_precision("float64")
 
 
 def test_convolution_of_a_network_without_any(capsys):

@@ -11,7 +11,15 @@ from innerloop.experiment.build import build
 from innerloop.experiment.data import omniglot
 
 OMNIGLOT = [
-    *("train", "omniglot-5way-1shot", "--network.widths", "4", "4", "--layout.shards=1"),
+    *(
+        "train",
+        "omniglot-5way-1shot",
+        "--network.widths",
+        "4",
+        "4",
+        "--layout.shards=1",
+        "--layout.convolution=patches",
+    ),
     *("--outer.meta-batch=8", "--outer.iterations=2", "--evaluation.no-baselines", "--evaluation.tasks=2"),
 ]
 

@@ -117,6 +117,7 @@ def set_up(config: Config) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
     if config.network.precision == "float64":
         jax.config.update("jax_enable_x64", True)
+    require_precision(config.network.precision)
     cache = store.cache_dir() / "xla"
     with suppress(OSError):  # JAX says so if it cannot write there, and goes on
         cache.mkdir(exist_ok=True, mode=0o700)
@@ -124,6 +125,25 @@ def set_up(config: Config) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # fifty small programs make a sitting
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+
+
+def require_precision(precision: str) -> None:
+    """Refuse a floating-point type that the device does not compute in.
+
+    Raises:
+        InnerloopError: naming both.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    try:
+        number = jnp.ones((2, 2), precision)
+        jax.block_until_ready(number @ number)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise InnerloopError(
+            f"--network.precision is {precision}, which {jax.devices()[0].device_kind} does not compute in; choose "
+            "float32."
+        ) from error
 
 
 def describe(config: Config) -> str:

@@ -1,0 +1,50 @@
+"""How long the compilation of each preset takes. Images of noise stand in for the data sets, so nothing is fetched."""
+
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+CLASSES, EACH = 20, 20
+"""Enough for every preset's episodes."""
+
+
+def names() -> list[str]:
+    """The presets of the program."""
+    from innerloop.experiment.recipes import RECIPES
+
+    return list(RECIPES)
+
+
+def compile_seconds(name: str, cache: str) -> float:
+    """Seconds to trace, lower and compile a preset's training program, in a process that has done nothing before.
+
+    Args:
+        name: of the preset.
+        cache: the program's cache folder; empty for a cold start.
+    """
+    os.environ["INNERLOOP_CACHE"] = cache
+    os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # the program chooses
+    from innerloop.experiment import plan, recipes, session, training, tune
+    from innerloop.experiment.build import IMAGE_SHAPES, assemble, build
+    from innerloop.experiment.data import miniimagenet, omniglot
+
+    config = recipes.config(name)
+    session.set_up(config)
+
+    def noise(*_: Any) -> dict[omniglot.Part, omniglot.Labelled]:
+        images = np.random.default_rng(0).integers(
+            0, 256, (CLASSES * EACH, *IMAGE_SHAPES[type(config.tasks)]), np.uint8
+        )
+        return dict.fromkeys(omniglot.PARTS, omniglot.Labelled(images, np.repeat(np.arange(CLASSES), EACH)))
+
+    omniglot.load = miniimagenet.load = noise
+    data = build(config, print).data
+    experiment = assemble(replace(config, layout=tune.candidates(config)[0]), data)
+    state = experiment.layout.replicate(training.initial_state(experiment))
+    tasks = experiment.layout.replicate(experiment.training_tasks())
+    start = time.perf_counter()
+    plan.compiled_steps(experiment, state, tasks)
+    return time.perf_counter() - start

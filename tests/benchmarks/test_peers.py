@@ -1,0 +1,56 @@
+"""The comparison with other libraries, as far as it goes without them."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import innerloop as il
+from benchmarks.peers import with_innerloop, with_jax
+from benchmarks.peers.arithmetic import multiply_adds, operations
+from benchmarks.peers.measure import relative_error
+from benchmarks.peers.problems import CASES, MINIIMAGENET, OMNIGLOT, SINUSOID, Convnet, problem
+
+SMALL = {
+    "sinusoid": replace(SINUSOID, tasks=2, steps=2),
+    "omniglot": replace(OMNIGLOT, network=Convnet((12, 12, 1), filters=4, blocks=2), tasks=2),
+    "miniimagenet": replace(
+        MINIIMAGENET, network=Convnet((8, 8, 3), filters=4, pooled=True, blocks=2), tasks=2, steps=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_ours_and_jax_by_hand_give_the_same_meta_gradient(name, x64):
+    numbers = with_innerloop.in_double(problem(SMALL[name]))
+    ours, by_hand = with_innerloop.exact(numbers), with_jax.mean_of_gradients(numbers)
+    for each in (ours, by_hand):
+        each.run()
+    assert relative_error(by_hand.gradient(), ours.gradient()) < 1e-10
+
+
+def test_problems_are_the_same_every_time():
+    one, other = (problem(CASES["sinusoid-5"]) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, one[1:], other[1:])
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_matrix_products_are_most_of_a_forward_pass(pooled):
+    network = Convnet(pooled=pooled)
+    numbers = problem(replace(OMNIGLOT, network=network, tasks=1))
+    forward = jax.jit(with_innerloop.model_of(network).apply)
+    compiled = forward.lower(with_innerloop.params_of(numbers), numbers.support.x[0]).compile()
+    counted = numbers.case.support * 2 * sum(multiply_adds(network))
+    assert counted < compiled.cost_analysis()["flops"] < 1.2 * counted
+
+
+@pytest.mark.parametrize(("adjoint", "exact"), [(il.FirstOrder(), False), (il.Reverse(), True)])
+def test_matrix_products_are_most_of_a_meta_gradient(adjoint, exact):
+    case = replace(OMNIGLOT, network=Convnet(blocks=2), tasks=1)
+    numbers = problem(case)
+    gradient = jax.jit(il.meta_gradient(with_innerloop.meta_loss_of(case, adjoint)))
+    meta = il.Meta(with_innerloop.params_of(numbers), ())
+    compiled = gradient.lower(meta, with_innerloop.tasks_of(numbers), jax.random.key(0)).compile()
+    counted = operations(case, exact=exact)
+    assert counted < compiled.cost_analysis()["flops"] < 1.2 * counted
