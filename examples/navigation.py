@@ -41,15 +41,15 @@ def main(iterations: int = 100) -> np.ndarray:
             before, after = metrics["returns"]
             print(f"{iteration:4d}  {time.perf_counter() - start:5.1f} s  return {before:7.2f} → {after:7.2f}")
 
-    returns = rl.evaluate_returns(
+    returns = rl.evaluate(
         env,
         policy,
         state.meta,
         rl.envs.reference_tasks("Navigation2D"),
         jax.random.key(2),
-        rule=rl.two_rates(0.5, 0.25),
+        rule=rl.smaller_later(rule, 0.5),
         sampling=rl.Sampling(steps=4000),
-    )
+    ).returns
     mean, interval = il.summarise(returns)
     for updates, numbers in enumerate(zip(mean, interval, PUBLISHED, strict=True)):
         print("after {} updates: {:7.2f} ± {:4.2f}   (published: {:6.2f})".format(updates, *numbers))

@@ -197,7 +197,7 @@ def test_padding_never_changes_a_loss_or_its_derivatives(x64, name):
             np.testing.assert_allclose(one, two, atol=1e-12)
 
 
-def test_clipping_holds_back_the_ratio_of_what_was_good():
+def test_clipping_holds_back_the_ratio_of_what_was_good(x64):
     batch = one_trajectory()._replace(advantage=jnp.ones((len(STATE), 1, STEPS)))
     far = jnp.asarray(THETA) + 3 * jax.nn.one_hot(jnp.array([0, 0]), ACTIONS)
     loss = jax.vmap(lambda b: objectives.surrogate(POLICY, 0.2)(far, b, KEY)[0])(batch)

@@ -31,6 +31,7 @@ def rollouts(*, one_row, seed=0, padding=0, scale=1.0):
                 mask=np.ones(length, bool),
                 terminated=last & (length < HORIZON),
                 truncated=last & (length == HORIZON),
+                broken=np.zeros(length, bool),
                 next_observation=rng.normal(size=(length, 2)),
             )
         )
@@ -111,9 +112,8 @@ def many_steps(seed=0, count=400):
     t = np.tile(np.arange(100), (count // 100, 1))
     zeros = np.zeros(t.shape, bool)
     observation = 4 * rng.normal(size=(*t.shape, 2))
-    return Rollouts(observation, observation, 1.0 * t, {}, t, ~zeros, zeros, t == 99), rng.normal(
-        size=t.shape
-    ) - 0.1 * t
+    batch = Rollouts(observation, observation, 1.0 * t, {}, t, ~zeros, zeros, t == 99, zeros)
+    return batch, rng.normal(size=t.shape) - 0.1 * t
 
 
 def ridge_by_numpy(batch, target):

@@ -76,7 +76,7 @@ def test_environments_on_the_host():
 def experience(steps, policy=POLICY, rule=RULE):
     meta = Meta(policy.init(KEY), ())
     collected = train._adaptation(ENV, policy, rule, FEW, steps, ROW, rl.advantages(), Layout())
-    return meta, jax.jit(collected)(meta, ENV.tasks.sample(KEY, 3), KEY)[0]
+    return meta, jax.jit(collected)(meta, ENV.tasks.sample(KEY, 3), KEY).experience
 
 
 def test_all_tasks_at_once_adapt_as_each_alone():
@@ -143,18 +143,23 @@ def mean_divergence(meta, data, steps, adjoint):
 
 def test_returns_after_each_update_on_given_tasks():
     meta = Meta(POLICY.init(KEY), ())
-    evaluate = partial(rl.evaluate_returns, ENV, POLICY, meta, jnp.asarray([[0.1, 0.2], [0.3, 0.4]]), KEY, sampling=FEW)
-    returns = evaluate(rule=rl.two_rates(0.5, 0.25), steps=2)
-    assert returns.shape == (2, 3)
-    assert (returns[:, 0] == evaluate(rule=RULE, steps=0)[:, 0]).all()
-    assert (returns < 0).all()
+    evaluate = partial(rl.evaluate, ENV, POLICY, meta, jnp.asarray([[0.1, 0.2], [0.3, 0.4]]), KEY, sampling=FEW)
+    found = evaluate(rule=rl.smaller_later(RULE, 0.5), steps=2)
+    assert found.returns.shape == (2, 3)
+    assert found.params["log_std"].shape == (2, 3, 2)
+    assert (found.params["log_std"][:, 0] == 0).all()
+    assert (found.broken == 0).all()
+    assert (found.returns[:, 0] == evaluate(rule=RULE, steps=0).returns[:, 0]).all()
+    assert (found.returns < 0).all()
 
 
-def test_two_rates():
-    rule = rl.two_rates(0.5, 0.25)
+def test_later_updates_are_smaller():
+    rule = rl.smaller_later(rules.sgd(0.5), 0.5)
     loss = lambda params, batch, key: (params, {})  # noqa: E731
     adapted = adapt(loss, Meta(jnp.zeros(()), ()), (), KEY, rule=rule, steps=3, trajectory=True)
     assert adapted.trajectory.tolist() == [0, -0.5, -0.75, -1]
+    with pytest.raises(InnerloopError, match=r"multiplied by -0.5"):
+        rl.smaller_later(RULE, -0.5)
 
 
 def test_bad_input_is_refused():

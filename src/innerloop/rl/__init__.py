@@ -5,13 +5,23 @@ from innerloop.rl.objectives import ESTIMATORS, Estimator
 from innerloop.rl.policies import Categorical, Gaussian, StochasticPolicy
 from innerloop.rl.returns import Experience, advantages
 from innerloop.rl.rollout import collect
-from innerloop.rl.train import RLState, RLStep, Sampling, evaluate_returns, init, train_step, two_rates
+from innerloop.rl.train import (
+    Adaptation,
+    RLState,
+    RLStep,
+    Sampling,
+    evaluate,
+    init,
+    smaller_later,
+    train_step,
+)
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
 from innerloop.rl.updates import Descent, OuterUpdate, ppo
 
 __all__ = [
     "ESTIMATORS",
+    "Adaptation",
     "Categorical",
     "Descent",
     "Estimator",
@@ -32,12 +42,12 @@ __all__ = [
     "advantages",
     "collect",
     "envs",
-    "evaluate_returns",
+    "evaluate",
     "init",
     "objectives",
     "policies",
     "ppo",
     "returns",
+    "smaller_later",
     "train_step",
-    "two_rates",
 ]

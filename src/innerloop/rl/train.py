@@ -7,7 +7,7 @@ learned: they are computed again, by the same `adapt`.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,10 @@ from innerloop.rl.rollout import collect
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Rollouts
 from innerloop.rl.updates import OuterUpdate, Problem
-from innerloop.rules import from_optax
 from innerloop.trees import differentiable, merge, split
-from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, Scalar
+from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
+
+Tree = TypeVar("Tree")
 
 RLState = MetaState
 """What a run is: `meta`, `optimizer` (the outer update's state), `step` and `key`, as in supervised learning."""
@@ -50,6 +51,24 @@ class Sampling(NamedTuple):
     episodes: int | None = None
     steps: int | None = None
     next_observation: bool = False
+
+
+class Adaptation(NamedTuple):
+    """Tasks on their way through collecting and adapting by turns.
+
+    Attributes:
+        returns: the mean undiscounted return of each task after 0, 1, ..., `steps` updates, `[tasks, steps + 1]`.
+        episodes: over how many episodes each is the mean, `[tasks, steps + 1]`.
+        broken: how many of these ended because something was no longer finite, `[tasks, steps + 1]`.
+        params: the policy's parameters then, leaves `[tasks, steps + 1, ...]`.
+        experience: what was collected, and judged, leaves `[tasks, steps + 1, ...]`.
+    """
+
+    returns: Array
+    episodes: Array
+    broken: Array
+    params: Params
+    experience: Experience
 
 
 def init(params: Params, rule: InnerRule, outer: OuterUpdate, key: PRNGKey) -> RLState:
@@ -101,7 +120,8 @@ def train_step(
 
     Returns:
         `state -> (state, metrics)`. The metrics have `returns`, the mean undiscounted return after 0, ..., `steps`
-        updates `[steps + 1]`, `episodes`, their number for each task and collection, and those of the outer update.
+        updates `[steps + 1]`, `episodes`, their number for each task and collection, `broken`, the number of those that
+        ended because something was no longer finite, and those of the outer update.
 
     Raises:
         InnerloopError: if there is no task, if the layout does not suit, or for an unknown estimator.
@@ -125,14 +145,16 @@ def train_step(
     def step(state: RLState) -> tuple[RLState, Metrics]:
         task_key, sample_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         tasks = env.tasks.sample(task_key, num_tasks)
-        data, returns, episodes = run(state.meta, tasks, sample_key)
-        state, metrics = update(state, data, _score(data, returns[:, -1], episodes[:, -1]), update_key)
-        return state, {"returns": returns.mean(axis=0), "episodes": episodes.mean(), **metrics}
+        of = run(state.meta, tasks, sample_key)
+        score = _score(of.experience, of.returns[:, -1], of.episodes[:, -1])
+        state, metrics = update(state, of.experience, score, update_key)
+        counts = {"returns": of.returns.mean(axis=0), "episodes": of.episodes.mean(), "broken": of.broken.sum()}
+        return state, counts | metrics
 
     return step if isinstance(env, HostEnv) else jax.jit(step)
 
 
-def evaluate_returns(
+def evaluate(
     env: JaxEnv | HostEnv,
     policy: StochasticPolicy,
     meta: Meta,
@@ -145,11 +167,11 @@ def evaluate_returns(
     inner: Estimator | str = "log-likelihood",
     experience: Advantages | None = None,
     layout: Layout = Layout(),
-) -> Array:
-    r"""Mean undiscounted returns of given tasks after 0, 1, ..., `steps` updates.
+) -> Adaptation:
+    r"""Adapt to given tasks by 1, ..., `steps` updates, and measure the return after each.
 
     The episodes that measure the return after `t` updates are those that make update `t + 1`, as in the paper, where
-    the first update is `rule=two_rates(0.1, 0.05)`'s larger one.
+    the first update is larger than the others: `rule=smaller_later(rule, 0.5)`.
 
     Args:
         env: the environment.
@@ -165,21 +187,29 @@ def evaluate_returns(
         layout: how the tasks are laid out.
 
     Returns:
-        `[tasks, steps + 1]`; `innerloop.summarise` has the mean over tasks and its 95 % interval.
+        The returns, and the policies that they are of; `innerloop.summarise` gives their mean and 95 % interval.
     """
     row = estimator(inner) if isinstance(inner, str) else inner
-    run = _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)
-    return run(meta, tasks, key)[1]
+    return _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)(meta, tasks, key)
 
 
-def two_rates(first: float, later: float) -> InnerRule:
-    r"""Gradient descent with one step size for the first update and another for all later ones, as at the paper's test.
+def smaller_later(rule: InnerRule, factor: float) -> InnerRule:
+    r"""The same rule, but all its updates after the first are multiplied by a factor, as at the paper's test.
 
     Args:
-        first: step size of the first update.
-        later: step size of the others.
+        rule: the rule.
+        factor: of the second update and those after it; 0.5 in most of the paper's experiments.
+
+    Raises:
+        InnerloopError: if the factor is negative or not finite.
     """
-    return from_optax(optax.sgd(lambda count: jnp.where(count == 0, first, later)))
+    if not 0 <= factor < float("inf"):
+        raise InnerloopError(f"Later updates are multiplied by {factor}; it must be a finite number of at least 0.")
+
+    def transform(learned: RuleParams, step: Step) -> optax.GradientTransformation:
+        return optax.chain(rule.transform(learned, step), optax.scale(jnp.where(step == 0, 1.0, factor)))
+
+    return rule._replace(transform=transform)
 
 
 def _adaptation(
@@ -191,8 +221,8 @@ def _adaptation(
     row: Estimator,
     experience: Advantages,
     layout: Layout,
-) -> Callable[[Meta, Any, PRNGKey], tuple[Experience, Array, Array]]:
-    """Collect and adapt by turns: experience `[tasks, steps + 1, ...]`, returns and episodes `[tasks, steps + 1]`."""
+) -> Callable[[Meta, Any, PRNGKey], Adaptation]:
+    """Collect and adapt by turns."""
     loss = row.loss(policy)
 
     def adapted(shared: tuple[Meta, PRNGKey], batches: Experience) -> Params:
@@ -204,20 +234,20 @@ def _adaptation(
     adapt_all = jax.jit(map_over_tasks(adapted, layout))
     judge_all = jax.jit(map_over_tasks(lambda _, rollouts: experience(rollouts), Layout()))
 
-    def run(meta: Meta, tasks: Any, key: PRNGKey) -> tuple[Experience, Array, Array]:
+    def run(meta: Meta, tasks: Any, key: PRNGKey) -> Adaptation:
         count = tasks.shape[0]
         params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), meta.params)
-        batches, returns, episodes = [], [], []
+        records: list[Adaptation] = []
         for step in range(steps + 1):
             rollouts: Rollouts = collect(
                 env, policy, params, tasks, jax.random.fold_in(key, step), **sampling._asdict()
             )
-            batches.append(judge_all((), rollouts))
-            returns.append(rollouts.mean_return)
-            episodes.append(rollouts.num_episodes)
+            broken = rollouts.broken.sum(axis=(1, 2))
+            measured = rollouts.mean_return, rollouts.num_episodes, broken
+            records.append(Adaptation(*measured, params, judge_all((), rollouts)))  # pyright: ignore[reportArgumentType]
             if step < steps:
-                params = adapt_all((meta, key), _stacked(batches))
-        return _stacked(batches), jnp.stack(returns, axis=1), jnp.stack(episodes, axis=1)
+                params = adapt_all((meta, key), _stacked([each.experience for each in records]))
+        return _stacked(records)
 
     return run
 
@@ -303,6 +333,6 @@ def _score(data: Experience, returns: Array, episodes: Array) -> Array:
     return (returns - returns.mean()) / (length * data.scale[:, -1].mean())
 
 
-def _stacked(batches: list[Experience]) -> Experience:
-    """The batches of all steps, `[tasks, steps, ...]`."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *batches)
+def _stacked(trees: list[Tree]) -> Tree:
+    """What there is of each step, `[tasks, ...]`, as one tree `[tasks, steps, ...]`."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *trees)
