@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from innerloop.experiment.progress import duration
-from innerloop.experiment.recipes import RECIPES
+from innerloop.experiment.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-METHODS = {"maml": "MAML", "fomaml": "first-order MAML"}
 
 
 def results() -> list[dict[str, Any]]:

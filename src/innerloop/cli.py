@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +16,35 @@ import tyro
 from innerloop import __version__
 from innerloop.errors import InnerloopError
 from innerloop.experiment import recipes
-from innerloop.experiment.config import flag, leaves
+from innerloop.experiment.config import Config, flag, leaves
 from innerloop.experiment.kinds import AnyConfig, check, session_of, to_json
 
 USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
   innerloop recipes                        what can be trained, with its published figures
+  innerloop algorithms                     the family: what --algorithm takes
   innerloop train RECIPE [--field value]   train, evaluate, report; on an existing run: continue it
   innerloop train RECIPE --dry-run         say how it would run and what memory it needs, and stop
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again, for example --evaluation.steps 20
   innerloop report RUN                     write the report again
+  innerloop compare RECIPE --algorithms a,b --seeds 0..2    train and compare algorithms
+  innerloop compare RUN RUN ...            compare finished runs on the same test tasks
   innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
   innerloop doctor                         check this installation
 
 innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
+"""
+
+COMPARE = """usage: innerloop compare RECIPE --algorithms a,b,c [--seeds 0..2] [--time-limit 20m] [--field value]
+       innerloop compare RUN RUN ...
+
+  --algorithms   rows of `innerloop algorithms`; the others are compared with the first
+  --seeds        0..2 or 0,3,5; 0 unless given
+  --time-limit   training time of each run: as many meta-steps as fit into it
+  --output       directory of the runs, of comparison.html and of comparison.json
+
+An interrupted comparison goes on with the same command.
 """
 
 PLAINLY = {
@@ -58,10 +74,12 @@ def run(arguments: list[str]) -> int:
     """Run the program and return its exit status."""
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "recipes": _recipes,
+        "algorithms": _algorithms,
         "train": _train,
         "resume": _resume,
         "evaluate": _evaluate,
         "report": _report,
+        "compare": _compare,
         "config": _config,
         "doctor": _doctor,
     }
@@ -108,16 +126,39 @@ def _recipes(arguments: list[str]) -> None:
             print(f"    published: {each.method}, {each.steps} steps: {each.text}  ({each.source})")
 
 
+def _algorithms(arguments: list[str]) -> None:
+    _no_more(arguments, "algorithms")
+    from innerloop.algorithms import ALGORITHMS, PIECES
+
+    for name, row in ALGORITHMS.items():
+        print(f"{name}\n    {row.summary}\n    {row.reference}")
+        for label, text in (("cost", row.cost), ("use", row.use)):
+            print(textwrap.fill(f"{label}: {text}", 80, initial_indent="    ", subsequent_indent="        "))
+    print("pieces of MAML++, joined with a plus as in maml+msl+lslr:")
+    for name, (title, _) in PIECES.items():
+        print(f"    {name:<6}{title}")
+
+
 def _train(arguments: list[str]) -> int:
     name, rest = _positional(arguments, "train", "RECIPE")
     dry = DRY_RUN in rest
     rest = [each for each in rest if each != DRY_RUN]
-    config = _parse(rest, recipes.config(name), f"innerloop train {name}")
+    config = _parse(rest, recipes.config(name, _algorithm_of(rest)), f"innerloop train {name}")
     check(config)
     if dry:
         session_of(config).dry_run(config)
         return 0
     return session_of(config).run_to_the_end(config)
+
+
+def _algorithm_of(arguments: list[str]) -> str | None:
+    """The algorithm that the arguments ask for, whose settings the recipe then has."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument.startswith("--algorithm="):
+            return argument.removeprefix("--algorithm=")
+        if argument == "--algorithm":
+            return following
+    return None
 
 
 def _resume(arguments: list[str]) -> int:
@@ -147,6 +188,76 @@ def _report(arguments: list[str]) -> None:
     session_of(config).score_and_report(Path(name), config, again=False)
 
 
+def _compare(arguments: list[str]) -> int:
+    named = list(itertools.takewhile(lambda each: not each.startswith("-"), arguments))
+    rest = arguments[len(named) :]
+    if not named or rest in (["-h"], ["--help"]):
+        if rest in (["-h"], ["--help"]):
+            print(COMPARE, end="")
+            sys.exit(0)
+        raise InnerloopError("innerloop compare needs a RECIPE with --algorithms, or finished runs.")
+    chosen, rest = _options(rest, ("--algorithms", "--seeds", "--time-limit", "--output"))
+    if "--algorithms" not in chosen and named[0] not in recipes.RECIPES:
+        if rest or set(chosen) - {"--output"}:
+            raise InnerloopError(
+                f"Finished runs are compared as they are, so {(rest or sorted(chosen))[0]} has no effect; with "
+                "--algorithms a RECIPE is trained."
+            )
+        if len(named) < 2:
+            raise InnerloopError(f"innerloop compare needs a second run beside {named[0]}, or --algorithms.")
+        from innerloop.experiment import compare
+
+        compare.compare_runs([Path(each) for each in named], Path(chosen.get("--output", "comparison")))
+        return 0
+    name = named[0]
+    recipes.recipe(name)
+    if len(named) > 1 or "--algorithms" not in chosen:
+        raise InnerloopError(f"innerloop compare {name} needs --algorithms, as in --algorithms maml,fomaml.")
+    algorithms = [each for each in chosen["--algorithms"].split(",") if each]
+    if not algorithms or len(set(algorithms)) < len(algorithms):
+        raise InnerloopError(f"--algorithms is {chosen['--algorithms']!r}; give different names, as in maml,fomaml.")
+    for each in rest:
+        if each.split("=")[0] in ("--algorithm", "--seed", "--run-dir", "--run_dir"):
+            raise InnerloopError(f"{each.split('=')[0]} is what compare varies; use --algorithms, --seeds or --output.")
+    configs = []
+    for algorithm in algorithms:
+        config = _parse(rest, recipes.config(name, algorithm), f"innerloop compare {name}")
+        check(config)
+        if not isinstance(config, Config):
+            raise InnerloopError(f"{name} is a recipe of meta-reinforcement learning; compare takes supervised ones.")
+        if configs:  # the baselines are the same for all
+            config = replace(config, evaluation=replace(config.evaluation, baselines=False))
+        configs.append(config)
+    from innerloop.experiment import compare
+
+    limit = chosen.get("--time-limit")
+    return compare.train_and_compare(
+        configs,
+        compare.seeds_in(chosen.get("--seeds", "0")),
+        None if limit is None else compare.seconds_in(limit),
+        Path(chosen.get("--output", f"runs/compare-{name}")),
+    )
+
+
+def _options(arguments: list[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of these names, and the other arguments.
+
+    Raises:
+        InnerloopError: if one has no value.
+    """
+    found, rest, items = {}, [], iter(arguments)
+    for argument in items:
+        name, equals, value = argument.partition("=")
+        if name not in names:
+            rest.append(argument)
+            continue
+        value = value if equals else next(items, "")
+        if not value or value.startswith("--"):
+            raise InnerloopError(f"{name} needs a value; see innerloop compare --help.")
+        found[name] = value
+    return found, rest
+
+
 def _only(allowed: Sequence[str], stored: AnyConfig, config: AnyConfig, rule: str) -> None:
     """Refuse changes to what a finished run was made with."""
     before = dict(leaves(stored))
@@ -157,7 +268,8 @@ def _only(allowed: Sequence[str], stored: AnyConfig, config: AnyConfig, rule: st
 
 def _config(arguments: list[str]) -> None:
     name, rest = _positional(arguments, "config", "RECIPE|RUN")
-    default = _stored_config(Path(name)) if Path(name, "config.json").exists() else recipes.config(name)
+    stored = Path(name, "config.json").exists()
+    default = _stored_config(Path(name)) if stored else recipes.config(name, _algorithm_of(rest))
     config = _parse(rest, default, f"innerloop config {name}")
     check(config)
     print(to_json(config))

@@ -324,7 +324,7 @@ def counting(rule: InnerRule) -> InnerRule:
 
         def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
             updates, state = inner.update(others(gradients), state, others(params))
-            return {**updates, COUNTER: jnp.ones_like(gradients[COUNTER])}, state
+            return dict(updates, **{COUNTER: jnp.ones_like(gradients[COUNTER])}), state  # pyright: ignore
 
         return optax.GradientTransformation(lambda params: inner.init(others(params)), update)  # pyright: ignore[reportArgumentType]
 

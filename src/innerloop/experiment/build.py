@@ -10,13 +10,24 @@ import optax
 from jax import lax
 
 from innerloop import algorithms, losses, models, ops, rules, tasks
-from innerloop.adjoint import Adjoint, Mixed, Reverse, Truncated
+from innerloop.adjoint import Adjoint, Annealed, ConjugateGradient, FirstOrder, Implicit, Mixed, Reverse, Truncated
+from innerloop.algorithms import Algorithm
 from innerloop.errors import InnerloopError
-from innerloop.experiment.config import Config, MiniImageNetTasks, Network, OmniglotTasks, SinusoidTasks
+from innerloop.experiment.config import (
+    Config,
+    MiniImageNetTasks,
+    Network,
+    OmniglotTasks,
+    SinusoidTasks,
+    Variant,
+    flag,
+)
 from innerloop.experiment.data import miniimagenet, omniglot
 from innerloop.experiment.data.omniglot import Labelled, Part
 from innerloop.layout import Layout
+from innerloop.metagrad import multi_step
 from innerloop.models import Model, Normalisation
+from innerloop.outer import MetaStep, meta_step
 from innerloop.tasks.images import require_episodes
 from innerloop.types import InnerRule, Loss, Meta, MetaLoss, TaskDistribution
 
@@ -40,9 +51,9 @@ class Experiment:
     Attributes:
         config: where it came from.
         model: the network.
-        loss: the inner loss, and the outer one in training.
+        loss: the inner loss.
         judges: the losses by which query sets are judged at test, by name.
-        algorithm: the row of the table.
+        algorithm: the row of the table, with what the configuration sets of it.
         rule: the inner rule.
         meta_loss: what the outer loop minimises.
         optimizer: the outer optimiser.
@@ -54,7 +65,7 @@ class Experiment:
     model: Model
     loss: Loss
     judges: dict[str, Loss]
-    algorithm: algorithms.Algorithm
+    algorithm: Algorithm
     rule: InnerRule
     meta_loss: MetaLoss
     optimizer: optax.GradientTransformation
@@ -70,6 +81,37 @@ class Experiment:
             images = (self.data.parts or {})[part]
             base = tasks.Episodes.from_labels(*images, ways=config.tasks.ways, shots=shots, queries=queries)
         return tasks.Referenced(base) if "inductive" in self.judges else base
+
+    @property
+    def forward(self) -> Adjoint:
+        """Runs the inner loop where nothing is differentiated: that of `Implicit` is another than the others'."""
+        return self.algorithm.adjoint if isinstance(self.algorithm.adjoint, Implicit) else FirstOrder()
+
+    def meta_step(self) -> MetaStep:
+        """One step of training."""
+        outer = self.config.outer
+        return meta_step(
+            self.meta_loss,
+            self.optimizer,
+            meta_batch=outer.meta_batch,
+            layout=self.layout,
+            iterations=outer.iterations,
+            radius=self.algorithm.outer.radius,
+        )
+
+    def remarks(self) -> list[str]:
+        """What a user might not expect of the algorithm in this configuration, in sentences."""
+        config, row = self.config, self.algorithm
+        said = []
+        if row.network == "per-step" and config.network.normalisation == "none":
+            said.append(
+                f"this network has no normalisation, so {config.algorithm} runs without scale and shift per step"
+            )
+        learned, steps = self.rule.learned_steps, config.evaluation.steps
+        if learned is not None and steps > learned:
+            beyond = f"{learned} inner {'step' if learned == 1 else 'steps'}"
+            said.append(f"what was learned for {beyond} is evaluated at {steps}: beyond, that of the last step is used")
+        return said
 
     def training_tasks(self) -> TaskDistribution:
         return self.distribution("train", self.config.tasks.shots, self.config.tasks.queries)
@@ -108,24 +150,30 @@ def build(config: Config, announce: Callable[[str], None]) -> Experiment:
     Raises:
         InnerloopError: if a name or number in it cannot work, or data is missing.
     """
-    algorithms.algorithm(config.algorithm)  # before the data, which may take long
+    require_fitting(config)  # before the data, which may take long
     return assemble(config, load_data(config, announce))
 
 
 def assemble(config: Config, data: Data) -> Experiment:
     """The same, with data at hand."""
-    row = algorithms.algorithm(config.algorithm)
+    row = varied(config)
     row = row._replace(adjoint=computed_as(row.adjoint, config))
     layout = Layout(config.layout.shards or 1, config.layout.chunk or None)
     layout.require(config.outer.meta_batch)
-    model = network(config)
+    model = network_for(row, config)
     criterion = losses.squared_error if config.kind == "regression" else losses.cross_entropy
     chosen = config.network.normalisation
-    loss = losses.supervised(model, criterion, "support" if chosen == "support" else "batch")
-    judges = {"transductive": losses.supervised(model, criterion)} if chosen != "none" else {"query": loss}
+    statistics = "support" if chosen == "support" else "batch"
+    query_loss = losses.supervised(model, criterion, statistics)
+    prototypes = row.network == "prototypes"
+    loss = losses.supervised(model, losses.to_prototype, statistics) if prototypes else query_loss
+    judges = {"transductive": losses.supervised(model, criterion)} if chosen != "none" else {"query": query_loss}
     if chosen != "none":
         judges["inductive"] = losses.supervised(model, criterion, "running" if chosen == "running" else "support")
-    rule = adapted_leaves(row.rule(config.inner.learning_rate), config.network)
+    steps = min(config.inner.steps, 1) if prototypes else config.inner.steps  # the mean is reached in one
+    rule = adapted_leaves(row.rule(config.inner.learning_rate, steps), config.network)
+    if has_parts(row, config):
+        rule = rules.counting(rule)
     return Experiment(
         config=config,
         model=model,
@@ -133,11 +181,93 @@ def assemble(config: Config, data: Data) -> Experiment:
         judges=judges,
         algorithm=row,
         rule=rule,
-        meta_loss=algorithms.build(row, loss, rule=rule, steps=config.inner.steps),
-        optimizer=outer_optimizer(config),
+        meta_loss=algorithms.build(row, loss, rule=rule, steps=steps, query_loss=query_loss),
+        optimizer=outer_optimizer(config, cosine=row.outer.cosine),
         layout=layout,
         data=data,
     )
+
+
+def varied(config: Config) -> Algorithm:
+    """The configured row of the table, with what the configuration sets of it.
+
+    Raises:
+        InnerloopError: for a setting that the algorithm has no use for.
+    """
+    row, variant = algorithms.algorithm(config.algorithm), config.variant
+    adjoint, default = row.adjoint, Variant()
+    used = {
+        "exact_steps": isinstance(adjoint, Truncated),
+        "context": row.network == "context",
+        "features": row.network == "prototypes",
+        "regularisation": isinstance(adjoint, Implicit),
+        "solver_steps": isinstance(adjoint, Implicit),
+        "tolerance": isinstance(adjoint, Implicit),
+        "radius": row.outer.radius > 0,
+        "first_order_until": isinstance(adjoint, Annealed),
+        "all_steps_until": row.objective.at is not None,
+    }
+    for name, useful in used.items():
+        if not useful and getattr(variant, name) != getattr(default, name):
+            raise InnerloopError(
+                f"--variant.{flag(name)} has no effect with --algorithm {config.algorithm}; leave it out."
+            )
+    if isinstance(adjoint, Truncated):
+        adjoint = replace(adjoint, last=variant.exact_steps)
+    elif isinstance(adjoint, Annealed):
+        adjoint = replace(adjoint, until=variant.first_order_until)
+    elif isinstance(adjoint, Implicit):
+        adjoint = Implicit(variant.regularisation, ConjugateGradient(variant.solver_steps, variant.tolerance))
+    return row._replace(
+        adjoint=adjoint,
+        objective=row.objective if row.objective.at is None else multi_step(variant.all_steps_until),
+        outer=row.outer._replace(radius=variant.radius if used["radius"] else 0.0),
+    )
+
+
+def require_fitting(config: Config) -> None:
+    """Refuse an algorithm that cannot work on these tasks or with this network.
+
+    Raises:
+        InnerloopError: naming the mend.
+    """
+    row, name, network = varied(config), config.algorithm, config.network
+    if row.network == "prototypes" and config.kind == "regression":
+        raise InnerloopError(f"--algorithm {name} classifies, and these tasks are regression; leave it out.")
+    if row.network == "prototypes" and not config.inner.steps:
+        raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
+    if row.network == "context" and network.kind != "mlp":
+        raise InnerloopError(f"--algorithm {name} takes --network.kind mlp, whose input a context can join.")
+    if row.network != "any" and network.normalisation == "running":
+        raise InnerloopError(
+            f"--algorithm {name} does not take --network.normalisation running; use transductive or support."
+        )
+    if "bnps" in name.split("+") and network.normalisation == "none":
+        raise InnerloopError(
+            f"--algorithm {name} asks for normalisation with scale and shift of each step, but --network.normalisation "
+            "is none; choose support or transductive, or leave out +bnps."
+        )
+    if not row.adapts and config.kind == "classification":
+        raise InnerloopError(
+            f"--algorithm {name} is for regression: the labels of an episode mean nothing outside of it. For "
+            "classification every evaluation has pre-training on all classes as a baseline (--evaluation.baselines)."
+        )
+
+
+def has_parts(row: Algorithm, config: Config) -> bool:
+    """Whether the network has some of its parameters once for each step."""
+    return row.network == "per-step" and config.network.normalisation != "none"
+
+
+def network_for(row: Algorithm, config: Config) -> Model:
+    """The configured network, with what the algorithm asks of it."""
+    if row.network == "context":
+        return models.with_context(network(config, more_inputs=config.variant.context), config.variant.context)
+    if row.network == "prototypes" and not isinstance(config.tasks, SinusoidTasks):
+        size = config.variant.features
+        return models.prototypical(network(config, outputs=size), size, config.tasks.ways)
+    model = network(config)
+    return models.per_step(model, config.inner.steps) if has_parts(row, config) else model
 
 
 def load_data(config: Config, announce: Callable[[str], None]) -> Data:
@@ -150,12 +280,13 @@ def load_data(config: Config, announce: Callable[[str], None]) -> Data:
     return Data(None)
 
 
-def network(config: Config, outputs: int | None = None) -> Model:
+def network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> Model:
     """The configured network.
 
     Args:
         config: the experiment.
         outputs: number of outputs, if not that of the tasks.
+        more_inputs: number of inputs beside those of the tasks, of a multilayer perceptron.
     """
     net = config.network
     normalisation = None if net.normalisation == "none" else Normalisation(net.scale, net.shift)
@@ -163,7 +294,7 @@ def network(config: Config, outputs: int | None = None) -> Model:
     outputs = outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways)
     convolution = lax.conv_general_dilated if config.layout.convolution == "lax" else ops.conv_general_dilated
     if net.kind == "mlp":
-        inputs = int(np.prod(image)) if image else 1
+        inputs = (int(np.prod(image)) if image else 1) + more_inputs
         model = models.mlp(inputs, net.widths, outputs, initializer=models.glorot, normalisation=normalisation)
     elif image is None:
         raise InnerloopError(f"--network.kind {net.kind} takes images; for these tasks use mlp.")
@@ -205,11 +336,16 @@ def adapted_leaves(rule: InnerRule, net: Network) -> InnerRule:
     return rules.masked(rule, where)
 
 
-def outer_optimizer(config: Config) -> optax.GradientTransformation:
-    """The configured outer optimiser; running averages follow their own rate instead."""
+def outer_optimizer(config: Config, *, cosine: bool = False) -> optax.GradientTransformation:
+    """The configured outer optimiser; running averages follow their own rate instead.
+
+    Args:
+        config: the experiment.
+        cosine: whether its step size falls to zero along a cosine, also where the schedule is a constant.
+    """
     outer = config.outer
     rate = outer.learning_rate
-    schedule = optax.cosine_decay_schedule(rate, outer.iterations) if outer.schedule == "cosine" else rate
+    schedule = optax.cosine_decay_schedule(rate, outer.iterations) if cosine or outer.schedule == "cosine" else rate
     optimizer = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer](schedule)
     if outer.clip:
         optimizer = optax.chain(optax.clip(outer.clip), optimizer)
@@ -231,7 +367,7 @@ def computed_as(adjoint: Adjoint, config: Config) -> Adjoint:
         InnerloopError: if the layout chooses among exact derivatives and the algorithm takes none.
     """
     layout = config.layout
-    if isinstance(adjoint, Truncated):
+    if isinstance(adjoint, Truncated | Annealed):
         return replace(adjoint, adjoint=computed_as(adjoint.adjoint, config))
     if layout.adjoint != "auto" and not isinstance(adjoint, Mixed):
         raise InnerloopError(
@@ -241,4 +377,9 @@ def computed_as(adjoint: Adjoint, config: Config) -> Adjoint:
     chosen = Reverse() if layout.adjoint == "reverse" else adjoint
     if layout.loop == "auto":
         return chosen
+    if isinstance(adjoint, Implicit):
+        raise InnerloopError(
+            f"--layout.loop has no effect with --algorithm {config.algorithm}, whose inner loop is always scanned; "
+            "leave it out."
+        )
     return replace(chosen, unroll=config.inner.steps if layout.loop == "unrolled" else 0)  # pyright: ignore

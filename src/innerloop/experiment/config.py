@@ -122,6 +122,30 @@ class Outer:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What some algorithms have beyond the others. A setting that the algorithm has no use for is refused."""
+
+    exact_steps: int = 1
+    """truncated-maml: inner steps that are differentiated exactly, from the last one back"""
+    context: int = 5
+    """cavia: numbers in the context vector"""
+    features: int = 64
+    """protonet: numbers in the embedding"""
+    regularisation: float = 1.0
+    """imaml: strength of the pull towards the initialisation in the inner loop"""
+    solver_steps: int = 20
+    """imaml: largest number of steps of the conjugate gradient"""
+    tolerance: float = 1e-4
+    """imaml: relative residual at which the linear system counts as solved"""
+    radius: float = 0.05
+    """sharp-maml: distance at which the meta-gradient is taken"""
+    first_order_until: float = 1 / 3
+    """maml++ and +da: share of training that is first-order"""
+    all_steps_until: float = 0.15
+    """maml++ and +msl: share of training in which the loss after every inner step counts"""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is measured when training ends."""
 
@@ -193,9 +217,10 @@ class Config:
     recipe: tyro.conf.Suppress[str] = ""
     """the name of the recipe that it came from"""
     algorithm: str = "maml"
-    """a row of the table of algorithms"""
+    """a row of `innerloop algorithms`, or with pieces of MAML++, as maml+msl+lslr"""
     seed: int = 0
     """of the initial parameters and of all training tasks"""
+    variant: Variant = field(default_factory=Variant)
     layout: Layout = field(default_factory=Layout)
     log: Log = field(default_factory=Log)
     data_dir: str | None = None
@@ -236,6 +261,10 @@ def check(config: Config) -> None:
         "evaluation.queries": 1,
         "evaluation.steps": 0,
         "evaluation.baseline_iterations": 1,
+        "variant.exact_steps": 1,
+        "variant.context": 1,
+        "variant.features": 1,
+        "variant.solver_steps": 1,
         "layout.shards": 0,
         "layout.chunk": 0,
         "seed": 0,
@@ -252,12 +281,15 @@ def check(config: Config) -> None:
         for each in value if isinstance(value, tuple) else (value,):
             if isinstance(each, int) and each > LARGEST:
                 raise InnerloopError(f"--{flag(name)} is {each}; it must be at most {LARGEST}.")
-    for name in ("inner.learning_rate", "outer.learning_rate"):
+    for name in ("inner.learning_rate", "outer.learning_rate", "variant.regularisation", "variant.radius"):
         if not 0 < values[name] < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a positive number.")
     for name in ("outer.clip", "log.checkpoint_seconds"):
         if not 0 <= values[name] < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a number of at least 0.")
+    for name in ("variant.tolerance", "variant.first_order_until", "variant.all_steps_until"):
+        if not 0 < values[name] < 1:
+            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a number between 0 and 1.")
     if not 0 <= config.network.running_decay < 1:
         raise InnerloopError(
             f"--network.running-decay is {config.network.running_decay}; it must be at least 0 and below 1."
@@ -334,11 +366,12 @@ def from_json(text: str) -> Config:
         "inner": Inner,
         "outer": Outer,
         "evaluation": Evaluation,
+        "variant": Variant,
         "layout": Layout,
         "log": Log,
     }
     with readable():
-        values = json.loads(text)
+        values = {"variant": {}, **json.loads(text)}
         kind = values["tasks"].pop("kind")
         config = parsed(Config, {"tasks": TASKS[kind], **parts}, values)
     check(config)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop.adapt import adapt
-from innerloop.adjoint import FirstOrder
 from innerloop.errors import InnerloopError
 from innerloop.experiment.build import Experiment
 from innerloop.experiment.config import SinusoidTasks
 from innerloop.experiment.recipes import Published
 from innerloop.outer import sample_task as sample_one
+from innerloop.rules import COUNTER
+from innerloop.trees import path_name
 from innerloop.types import Meta
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
@@ -134,6 +135,31 @@ def adaptation_curve(
     return as_svg(figure)
 
 
+def comparison(result: dict[str, Any], table: dict[str, Any]) -> str:
+    """Adaptation curves of all that is compared, and the final scores against the time of a meta-step."""
+    factor = result["factor"]
+    rows = [row for row in table["rows"] if "curve" in row]
+    figure, axes = pyplot().subplots(1, 2, figsize=(11, max(3.6, 0.3 * len(rows) + 1)), width_ratios=(1, 1.1))
+    colours = (COLOURS * 4)[: len(rows)]
+    for row, colour, style in zip(rows, colours, "-" * 7 + ":" * 7 + "-" * 14, strict=False):
+        mean = np.array(row["curve"]["mean"]) * factor
+        axes[0].plot(np.arange(len(mean)), mean, style, marker=".", color=colour, label=row["label"])
+    axes[0].set(xlabel="inner steps", ylabel=result["unit"])
+    if result["metric"] == "loss":
+        axes[0].set_yscale("log")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    places = np.arange(len(rows))[::-1]
+    for place, row, colour in zip(places, rows, colours, strict=True):
+        bar = row["interval"] * factor
+        axes[1].errorbar(row["mean"] * factor, place, xerr=bar, fmt="o", markersize=5, color=colour, capsize=3)
+        axes[1].plot(np.array(row["by_seed"]) * factor, [place] * len(row["by_seed"]), "|", color=colour, alpha=0.7)
+    axes[1].set_yticks(places, [row["label"] for row in rows], fontsize=8)
+    axes[1].set(xlabel=f"{result['unit']}, with its 95 % interval over tasks; | each seed")
+    axes[0].legend(fontsize=7, ncols=2)
+    figure.tight_layout()
+    return as_svg(figure)
+
+
 def sinusoid_fits(experiment: Experiment, meta: Meta, tasks: int = 3) -> str:
     """Unseen sinusoids and what is predicted after 0, 1 and 10 inner steps, as in the paper's Figure 2."""
     assert isinstance(experiment.config.tasks, SinusoidTasks)
@@ -243,7 +269,8 @@ def trajectories(experiment: Experiment, meta: Meta, tasks: int) -> list[np.ndar
     walks = []
     for i in range(tasks):
         key = jax.random.fold_in(jax.random.key(settings.seed), i)
-        leaves = jax.tree.leaves(walk(meta, sample_task(distribution, key).support, key))
+        path = walk(meta, sample_task(distribution, key).support, key)
+        leaves = [leaf for where, leaf in jax.tree.leaves_with_path(path) if path_name(where) != COUNTER]
         walks.append([np.asarray(leaf - leaf[0]).reshape(leaf.shape[0], -1) for leaf in leaves])
     return [np.stack(leaf) for leaf in zip(*walks, strict=True)]
 
@@ -264,5 +291,7 @@ sample_task = jax.jit(sample_one)
 
 
 def _trajectory(experiment: Experiment, steps: int) -> Any:
-    run = partial(adapt, experiment.loss, rule=experiment.rule, steps=steps, adjoint=FirstOrder(), trajectory=True)
+    run = partial(
+        adapt, experiment.loss, rule=experiment.rule, steps=steps, adjoint=experiment.forward, trajectory=True
+    )
     return jax.jit(lambda meta, support, key: run(meta, support, key).trajectory)

@@ -37,9 +37,7 @@ class Memory(NamedTuple):
 
 def compiled_steps(experiment: Experiment, state: MetaState, tasks: Any) -> Any:
     """The compiled program of training: any number of meta-steps in one dispatch."""
-    meta_batch = experiment.config.outer.meta_batch
-    step = outer.meta_step(experiment.meta_loss, experiment.optimizer, meta_batch=meta_batch, layout=experiment.layout)
-    return jax.jit(outer.repeat(step), donate_argnums=0).lower(state, tasks, np.int32(1)).compile()
+    return jax.jit(outer.repeat(experiment.meta_step()), donate_argnums=0).lower(state, tasks, np.int32(1)).compile()
 
 
 def memory_of(compiled: Any) -> Memory:

@@ -7,9 +7,9 @@ miniImageNet.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 from innerloop.errors import InnerloopError
 from innerloop.experiment.config import (
@@ -28,6 +28,23 @@ from innerloop.experiment.rl.config import RLConfig
 
 FINN = "Finn, Abbeel, Levine 2017 (arXiv 1703.03400)"
 NICHOL = "Nichol, Achiam, Schulman 2018 (arXiv 1803.02999)"
+
+
+METHODS = {
+    "maml": "MAML",
+    "fomaml": "first-order MAML",
+    "maml++": "MAML++",
+    "meta-sgd": "Meta-SGD",
+    "alfa": "ALFA",
+    "meta-curvature": "Meta-Curvature",
+    "anil": "ANIL",
+    "boil": "BOIL",
+    "cavia": "CAVIA",
+    "imaml": "iMAML",
+    "reptile": "Reptile",
+    "protonet": "prototypical networks",
+}
+"""What the published figures call the rows of the table of algorithms."""
 
 
 class Published(NamedTuple):
@@ -55,12 +72,14 @@ class Recipe:
         summary: one line for `innerloop recipes`.
         published: figures of the same experiment.
         deviations: where it departs from the published settings, and why.
+        rows: what algorithms change of the configuration, by name.
     """
 
     make: Callable[[], Config | RLConfig]
     summary: str
     published: tuple[Published, ...] = ()
     deviations: str = ""
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def sinusoid() -> Config:
@@ -154,6 +173,36 @@ def _table(shots: int, steps: int, *rows: tuple[str, float, float | None, str]) 
     return tuple(Published(method, shots, steps, value, interval, source) for method, value, interval, source in rows)
 
 
+PLUS = "Antoniou, Edwards, Storkey 2018 (arXiv 1810.09502), an ensemble of five checkpoints"
+IMPLICIT = "Rajeswaran, Finn, Kakade, Levine 2019 (arXiv 1909.04630), by gradient descent"
+
+
+def _family(
+    shots: int, plus: float, reptile: tuple[float, float], implicit: tuple[int, float, float] | None = None
+) -> tuple[Published, ...]:
+    """Published figures of MAML's descendants, each after the inner steps of its paper."""
+    figures = (Published("MAML++", shots, 5, plus, None, PLUS), Published("Reptile", shots, 50, *reptile, NICHOL))
+    return figures if implicit is None else (*figures, Published("iMAML", shots, *implicit, IMPLICIT))
+
+
+SINUSOID_ROWS: dict[str, dict[str, Any]] = {}
+OMNIGLOT_ROWS: dict[str, dict[str, Any]] = {
+    "maml++": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 5, "network.scale": True},
+    "reptile": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 50},
+    "imaml": {
+        "inner.learning_rate": 0.1,
+        "inner.steps": 16,
+        "evaluation.steps": 16,
+        "variant.regularisation": 2.0,
+        "variant.solver_steps": 5,
+    },
+}
+MINIIMAGENET_ROWS: dict[str, dict[str, Any]] = {
+    "maml++": {"inner.learning_rate": 0.1, "evaluation.steps": 5, "network.scale": True},
+    "reptile": {"inner.steps": 8, "evaluation.steps": 50},
+    "imaml": {"inner.steps": 10, "variant.regularisation": 0.5, "variant.solver_steps": 5},
+}
+
 SINUSOID_FIGURES = tuple(
     Published(method, 5, steps, value, None, f"{FINN}, Table 2")
     for method, values in {"MAML": (0.67, 0.38, 0.35), "pre-trained on all tasks": (2.41, 2.23, 2.19)}.items()
@@ -193,45 +242,78 @@ RECIPES: dict[str, Recipe] = {
         "the sinusoid experiment cut to 20,000 meta-steps: half a minute on two cores",
         SINUSOID_FIGURES,
         f"20,000 meta-steps instead of 70,000. {SINUSOID_DEVIATIONS}",
+        SINUSOID_ROWS,
     ),
     "sinusoid": Recipe(
-        sinusoid, "regression of sinusoids, 70,000 meta-steps as in the paper", SINUSOID_FIGURES, SINUSOID_DEVIATIONS
+        sinusoid,
+        "regression of sinusoids, 70,000 meta-steps as in the paper",
+        SINUSOID_FIGURES,
+        SINUSOID_DEVIATIONS,
+        SINUSOID_ROWS,
     ),
     "omniglot-5way-1shot": Recipe(
         lambda: _omniglot(5, 1),
         "characters, 5 classes, 1 example of each",
-        _table(1, 3, ("MAML", 98.7, 0.4, f"{FINN}, Table 1"), ("first-order MAML", 98.3, None, NICHOL)),
+        (
+            *_table(1, 3, ("MAML", 98.7, 0.4, f"{FINN}, Table 1"), ("first-order MAML", 98.3, None, NICHOL)),
+            *_family(1, 99.47, (97.68, 0.04), (16, 99.16, 0.35)),
+        ),
         OMNIGLOT_DEVIATIONS,
+        OMNIGLOT_ROWS,
     ),
     "omniglot-5way-5shot": Recipe(
         lambda: _omniglot(5, 5),
         "characters, 5 classes, 5 examples of each",
-        _table(5, 3, ("MAML", 99.9, 0.1, f"{FINN}, Table 1"), ("first-order MAML", 99.2, None, NICHOL)),
+        (
+            *_table(5, 3, ("MAML", 99.9, 0.1, f"{FINN}, Table 1"), ("first-order MAML", 99.2, None, NICHOL)),
+            *_family(5, 99.93, (99.48, 0.06), (16, 99.67, 0.12)),
+        ),
         OMNIGLOT_DEVIATIONS,
+        OMNIGLOT_ROWS,
     ),
     "omniglot-20way-1shot": Recipe(
         lambda: _omniglot(20, 1),
         "characters, 20 classes, 1 example of each",
-        _table(1, 5, ("MAML", 95.8, 0.3, f"{FINN}, Table 1"), ("first-order MAML", 89.4, None, NICHOL)),
+        (
+            *_table(1, 5, ("MAML", 95.8, 0.3, f"{FINN}, Table 1"), ("first-order MAML", 89.4, None, NICHOL)),
+            *_family(1, 97.65, (89.43, 0.14), (25, 94.46, 0.42)),
+        ),
         OMNIGLOT_DEVIATIONS,
+        OMNIGLOT_ROWS,
     ),
     "omniglot-20way-5shot": Recipe(
         lambda: _omniglot(20, 5),
         "characters, 20 classes, 5 examples of each",
-        _table(5, 5, ("MAML", 98.9, 0.2, f"{FINN}, Table 1"), ("first-order MAML", 97.9, None, NICHOL)),
+        (
+            *_table(5, 5, ("MAML", 98.9, 0.2, f"{FINN}, Table 1"), ("first-order MAML", 97.9, None, NICHOL)),
+            *_family(5, 99.33, (97.12, 0.32), (25, 98.69, 0.1)),
+        ),
         OMNIGLOT_DEVIATIONS,
+        OMNIGLOT_ROWS,
     ),
     "miniimagenet-5way-1shot": Recipe(
         lambda: _miniimagenet(1),
         "photographs, 5 classes, 1 example of each",
-        _table(1, 10, ("MAML", 48.70, 1.84, f"{FINN}, Table 1"), ("first-order MAML", 48.07, 1.75, f"{FINN}, Table 1")),
+        (
+            *_table(
+                1, 10, ("MAML", 48.70, 1.84, f"{FINN}, Table 1"), ("first-order MAML", 48.07, 1.75, f"{FINN}, Table 1")
+            ),
+            *_family(1, 52.15, (49.97, 0.32)),
+        ),
         MINIIMAGENET_DEVIATIONS,
+        MINIIMAGENET_ROWS,
     ),
     "miniimagenet-5way-5shot": Recipe(
         lambda: _miniimagenet(5),
         "photographs, 5 classes, 5 examples of each",
-        _table(5, 10, ("MAML", 63.11, 0.92, f"{FINN}, Table 1"), ("first-order MAML", 63.15, 0.91, f"{FINN}, Table 1")),
+        (
+            *_table(
+                5, 10, ("MAML", 63.11, 0.92, f"{FINN}, Table 1"), ("first-order MAML", 63.15, 0.91, f"{FINN}, Table 1")
+            ),
+            *_family(5, 68.32, (65.99, 0.58)),
+        ),
         MINIIMAGENET_DEVIATIONS,
+        MINIIMAGENET_ROWS,
     ),
     "rl-navigation-2d": Recipe(
         _navigation,
@@ -308,9 +390,34 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def config(name: str) -> Config | RLConfig:
-    """The configuration of the recipe of that name."""
-    return replace(recipe(name).make(), recipe=name)
+def config(name: str, algorithm: str | None = None) -> Config | RLConfig:
+    """The configuration of the recipe of that name, with the settings that suit an algorithm.
+
+    Args:
+        name: the recipe.
+        algorithm: a row of the table, perhaps with pieces of MAML++; else the recipe's own.
+    """
+    chosen = recipe(name)
+    made = replace(chosen.make(), recipe=name)
+    if algorithm is None or not isinstance(made, Config):
+        return made
+    changes = chosen.rows.get(algorithm, chosen.rows.get(algorithm.split("+")[0], {}))
+    return changed(replace(made, algorithm=algorithm), changes)
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values of some fields, such as `{"inner.steps": 5}`."""
+    for name, value in changes.items():
+        part, leaf = name.split(".")
+        config = replace(config, **{part: replace(getattr(config, part), **{leaf: value})})
+    return config
+
+
+def published_beside(name: str, algorithm: str) -> tuple[Published, ...]:
+    """The published figures to show beside a run's: those of its method, of MAML, and of the baselines."""
+    figures = RECIPES[name].published if name in RECIPES else ()
+    others = {method for row, method in METHODS.items() if row not in ("maml", "fomaml", algorithm)}
+    return tuple(each for each in figures if each.method not in others)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -8,11 +8,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from innerloop.algorithms import ALGORITHMS
+from innerloop.algorithms import algorithm
 from innerloop.experiment import figures, scoring
 from innerloop.experiment.build import Experiment
 from innerloop.experiment.config import Config, flag, leaves
-from innerloop.experiment.recipes import RECIPES, Published, Recipe
+from innerloop.experiment.recipes import RECIPES, Published, Recipe, published_beside
 from innerloop.experiment.run import Run, write_text
 from innerloop.types import Meta
 
@@ -37,7 +37,7 @@ def page(run: Run, experiment: Experiment, meta: Meta, result: dict[str, Any]) -
     config = experiment.config
     records, environment = run.records(), run.known()
     recipe = RECIPES.get(config.recipe)
-    published = recipe.published if recipe else ()
+    published = published_beside(config.recipe, config.algorithm)
     paths, share = figures.parameter_paths(experiment, meta)
     text = {
         "title": f"{config.recipe}: {config.algorithm}",
@@ -90,7 +90,7 @@ def filled(
 
 
 def lead(config: Config, result: dict[str, Any], environment: dict[str, Any]) -> str:
-    summary = ALGORITHMS[config.algorithm].summary
+    summary = algorithm(config.algorithm).summary
     return (
         f"{summary[0].upper()}{summary[1:]}. Seed {config.seed}, {result['meta_steps']:,} meta-steps of "
         f"{config.outer.meta_batch} tasks. innerloop {environment['versions']['innerloop']}."
@@ -138,8 +138,9 @@ def tested(result: dict[str, Any]) -> str:
         )
     return (
         f"{result['test_tasks']} test tasks that training never saw, fixed by seed {result['test_seed']}; mean and "
-        f"95 % interval over tasks (1.96 &sigma;/&radic;n) in {escape(result['unit'])}. {judges}Baselines take their step "
-        "size from validation tasks."
+        f"95 % interval over tasks (1.96 &sigma;/&radic;n) in {escape(result['unit'])}. {judges}Baselines take their "
+        "step size from validation tasks."
+        + "".join(f" Note: {escape(remark)}." for remark in result.get("remarks", ()))
     )
 
 

@@ -44,6 +44,14 @@ class Run:
         return self.path / "evaluation.json"
 
     @property
+    def scores(self) -> Path:
+        return self.path / "scores.safetensors"
+
+    @property
+    def costs(self) -> Path:
+        return self.path / "costs.json"
+
+    @property
     def environment(self) -> Path:
         return self.path / "environment.json"
 
@@ -202,9 +210,18 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InnerloopError: if it cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InnerloopError: if it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text)
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -4,19 +4,24 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from textwrap import wrap
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import safetensors.numpy
 
 from innerloop import algorithms, losses, outer, rules, tasks
 from innerloop.evaluate import evaluate, summarise
-from innerloop.experiment.build import Experiment, adapted_leaves, network, outer_optimizer
+from innerloop.experiment import training
+from innerloop.experiment.build import Experiment, adapted_leaves, assemble, network, outer_optimizer
+from innerloop.experiment.config import Config, Variant
+from innerloop.experiment.config import Layout as LayoutSettings
 from innerloop.experiment.progress import Progress
-from innerloop.experiment.recipes import RECIPES, Published
-from innerloop.experiment.run import Run, commit, write_text
+from innerloop.experiment.recipes import Published, published_beside
+from innerloop.experiment.run import Run, commit, write_bytes, write_text
 from innerloop.layout import Layout
 from innerloop.trees import path_name
 from innerloop.types import Meta, Params, TaskDistribution
@@ -45,24 +50,30 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
 
     Returns:
         What was written: for each number of shots a table of methods, with every metric after 0, 1, ..., k inner steps.
+        The scores of the single tasks are written to `scores.safetensors`.
     """
     config = experiment.config
     settings = config.evaluation
     curves = Curves(experiment)
-    contestants: list[tuple[str, Params, bool]] = [(config.algorithm, meta, False)]
+    contestants: list[tuple[str, Curves, Params, bool]] = [(config.algorithm, curves, meta, False)]
     if settings.baselines:
+        # The network itself, without what the algorithm asks of it: the baselines are the same for every algorithm.
+        plain = assemble(
+            replace(config, algorithm="maml", variant=Variant(), layout=_any_adjoint(config)), experiment.data
+        )
         with progress.timed(f"pre-training the baseline ({settings.baseline_iterations:,} steps)"):
-            pretrained = pretrain(experiment, settings.baseline_iterations)
-        scratch = experiment.model.init(_key(BASELINE_SEED + config.seed))
-        contestants += [(SCRATCH, scratch, True), (PRETRAINED, pretrained, True)]
+            pretrained = pretrain(plain, settings.baseline_iterations)
+        scratch = plain.model.init(_key(BASELINE_SEED + config.seed))
+        others = Curves(plain)
+        contestants += [(SCRATCH, others, scratch, True), (PRETRAINED, others, pretrained, True)]
 
     tables = []
     for shots in settings.shots:
         with progress.timed(f"evaluating {len(contestants)} methods on {settings.tasks} test tasks with {shots} shots"):
             rows = [
                 row
-                for method, learned, choose_rate in contestants
-                for row in curves.rows(method, learned, shots, choose_rate=choose_rate)
+                for method, each, learned, choose_rate in contestants
+                for row in each.rows(method, learned, shots, choose_rate=choose_rate)
             ]
         tables.append({"shots": shots, "rows": rows})
     metric, factor, unit = experiment.scale_metric()
@@ -79,14 +90,28 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
         "test_seed": settings.seed,
         "queries": settings.queries,
         "commit": commit(),
+        "remarks": [*experiment.remarks(), *training.remarks(run.records(), config)],
         "tables": tables,
     }
+    kept = {
+        name: scores for each in dict.fromkeys(each[1] for each in contestants) for name, scores in each.kept.items()
+    }
+    write_bytes(run.scores, safetensors.numpy.save(kept))
     write_text(run.evaluation, json.dumps(result, indent=1))
     return result
 
 
+def score_name(method: str, judge: str, shots: int) -> str:
+    """What the scores of the single tasks are called in `scores.safetensors`: arrays `[tasks, steps + 1]`."""
+    return f"{method}/{judge}/{shots}"
+
+
 class Curves:
-    """Adaptation curves on validation and test tasks; each shape is compiled once."""
+    """Adaptation curves on validation and test tasks; each shape is compiled once.
+
+    Attributes:
+        kept: the scores of the single test tasks, see `score_name`.
+    """
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
@@ -96,6 +121,7 @@ class Curves:
         self._tuned = adapted_leaves(rules.learned(lambda rate: optax.sgd(rate), 0.0), experiment.config.network)
         self._compiled: dict[tuple[bool, int], Callable[..., Any]] = {}
         self._tasks: dict[tuple[str, int], TaskDistribution] = {}
+        self.kept: dict[str, np.ndarray] = {}
 
     def rows(self, method: str, learned: Any, shots: int, *, choose_rate: bool) -> list[dict[str, Any]]:
         """One row for each judge (transductive, inductive) of one method.
@@ -112,6 +138,9 @@ class Curves:
             learned = Meta(learned, jnp.asarray(rate))
         curves = self._run(learned, "test", shots, self._settings.tasks, _key(self._settings.seed), choose_rate)
         judges = list(self._experiment.judges)
+        metric = self._experiment.scale_metric()[0]
+        for judge in judges:
+            self.kept[score_name(method, judge, shots)] = np.ascontiguousarray(curves[f"{judge}/{metric}"], np.float32)
         return [
             {
                 "method": method,
@@ -151,6 +180,7 @@ class Curves:
                     num_tasks=count,
                     query_losses=self._experiment.judges,
                     layout=self._layout,
+                    adjoint=self._experiment.forward,
                 )
             )
         curves = self._compiled[tuned, count](self._layout.replicate(meta), self._tasks[part, shots], key)
@@ -214,7 +244,7 @@ def shown_steps(table: dict[str, Any], metric: str, published: Sequence[Publishe
 
 def as_text(result: dict[str, Any]) -> str:
     """The evaluation as a table within 80 columns, beside the published figures of the recipe."""
-    published = RECIPES[result["recipe"]].published if result["recipe"] in RECIPES else ()
+    published = published_beside(result["recipe"], result["algorithm"])
     lines, sources = [], []
     for table in result["tables"]:
         here = [each for each in published if each.shots == table["shots"]]
@@ -235,12 +265,18 @@ def as_text(result: dict[str, Any]) -> str:
             name = f"{shortened(method, name_width - 5)} [{sources.index(source) + 1}]"
             lines.append(f"{name:<{name_width}}{cells}")
     lines.append(f"mean and 95 % interval over {result['test_tasks']} test tasks, after so many inner steps")
+    lines += [line for each in result.get("remarks", ()) for line in wrap(f"note: {each}", 80)]
     return "\n".join([*lines, *(f"[{i}] {source}" for i, source in enumerate(sources, 1))])
 
 
 def shortened(text: str, width: int) -> str:
     """The text cut to a width, with an ellipsis if it does not fit."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _any_adjoint(config: Config) -> LayoutSettings:
+    """The layout without a choice among derivatives, which the baselines do not take."""
+    return replace(config.layout, adjoint="auto", loop="auto")
 
 
 def _key(seed: int) -> Any:

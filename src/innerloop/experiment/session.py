@@ -15,8 +15,12 @@ from innerloop.experiment.data import store
 from innerloop.experiment.progress import Progress
 
 
-def run_to_the_end(config: Config) -> int:
+def run_to_the_end(config: Config, *, report: bool = True) -> int:
     """Train, evaluate and report, from wherever the run stands.
+
+    Args:
+        config: the experiment.
+        report: whether to print its table and write its report.
 
     Returns:
         0, or 130 if it was interrupted.
@@ -44,12 +48,14 @@ def run_to_the_end(config: Config) -> int:
         run = runs.Run(path, config) if begun else runs.create(path, config)
         progress.say(describe(config))
         progress.say(f"computed: {tune.in_words(config.layout)}")
+        for remark in experiment.remarks():
+            progress.say(f"note: {remark}")
         try:
             state = training.train(run, experiment, progress)
         except training.InterruptedTraining:
             progress.say(f"stopped and saved; continue with: innerloop resume {path}")
             return 130
-        finish(run, experiment, state, progress, again=False)
+        finish(run, experiment, state, progress, again=False, report=report)
     return 0
 
 
@@ -84,17 +90,20 @@ def score_and_report(path: Path, config: Config, *, again: bool) -> None:
         finish(run, experiment, state, progress, again=again)
 
 
-def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, again: bool) -> None:
-    """Evaluate (again, or if it was not yet), print the table and write the report."""
-    from innerloop.experiment import report, scoring
+def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, again: bool, report: bool = True) -> None:
+    """Evaluate (again, or if it was not yet), and, if wanted, print the table and write the report."""
+    from innerloop.experiment import report as reports
+    from innerloop.experiment import scoring
 
     step = int(state.step)
     result = None if again else run.result()
     if result is None or result["meta_steps"] != step:
         result = scoring.score(run, experiment, state.meta, step, progress)
+    if not report:
+        return
     measured = replace(experiment.config, evaluation=Evaluation.from_json(result["settings"]))
     experiment = replace(experiment, config=measured)
-    printed_and_reported(run, result, progress, lambda: report.write(run, experiment, state.meta, result))
+    printed_and_reported(run, result, progress, lambda: reports.write(run, experiment, state.meta, result))
 
 
 def printed_and_reported(run: runs.Run, result: dict[str, Any], progress: Progress, write: Callable[[], None]) -> None:

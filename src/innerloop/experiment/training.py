@@ -1,10 +1,11 @@
 """Meta-training: from a configuration to a trained, evaluated and reported run, through any number of interruptions."""
 
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -18,13 +19,19 @@ from innerloop.errors import InnerloopError
 from innerloop.evaluate import evaluate
 from innerloop.experiment import checkpoint, plan
 from innerloop.experiment.build import Experiment
-from innerloop.experiment.config import training_settings
+from innerloop.experiment.config import Config, training_settings
 from innerloop.experiment.progress import Progress, Recorder, duration
-from innerloop.experiment.run import Run
+from innerloop.experiment.run import Run, write_text
 from innerloop.outer import MetaState
 
 VALIDATION_TASKS = 200
 VALIDATION_SEED = 10_000
+NEAR = 0.1
+"""A relative gradient at the end of the inner loop up to which it counts as a minimum."""
+
+
+class DivergedError(InnerloopError):
+    """The numbers of a training are no longer numbers."""
 
 
 class InterruptedTraining(Exception):  # noqa: N818 - not an error
@@ -91,9 +98,12 @@ def train(run: Run, experiment: Experiment, progress: Progress) -> MetaState:
     layout = experiment.layout
     tasks = layout.replicate(experiment.training_tasks())
     state = layout.replicate(state)
-    with progress.timed("compiling the meta-step"):
+    with progress.timed("compiling the meta-step"), compile_clock() as compiling:
         steps = plan.compiled_steps(experiment, state, tasks)
-    plan.require_fit(plan.memory_of(steps), experiment)
+    needed = plan.memory_of(steps)
+    plan.require_fit(needed, experiment)
+    costs = {"compile_seconds": compiling.seconds, **needed._asdict()}
+    write_text(run.costs, json.dumps(costs, indent=1))
     validate = Validation(experiment) if config.log.validate_every else None
 
     recorder = Recorder(run.metrics, run.path / "tensorboard" if config.log.tensorboard else None)
@@ -142,6 +152,7 @@ class Validation:
                 num_tasks=VALIDATION_TASKS,
                 query_losses=experiment.judges,
                 layout=self._layout,
+                adjoint=experiment.forward,
             )
         )
 
@@ -180,6 +191,8 @@ def training_line(values: dict[str, float], pace: Pace) -> str:
         if after is not None:
             start = f"{before * factor:.3g}{unit}→" if before is not None else ""
             parts.append(f"{name if name == 'loss' else 'acc'} {start}{after * factor:.3g}{unit}")
+    if values.get("unsolved"):
+        parts.append(f"{values['unsolved']:.0%} unsolved")
     return "  ".join([*parts, f"ETA {duration(pace.remaining)}"])
 
 
@@ -200,10 +213,56 @@ def require_finite_state(state: MetaState, step: int, saved: int, config: Any) -
 
 def _diverged(what: str, step: int, saved: int, config: Any) -> None:
     kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
-    raise InnerloopError(
+    raise DivergedError(
         f"Training diverged: {what} at step {step} with --inner.learning-rate {config.inner.learning_rate:g} and "
         f"--outer.learning-rate {config.outer.learning_rate:g}; lower one of them in a new --run-dir ({kept})."
     )
+
+
+class Clock:
+    """Seconds."""
+
+    seconds = 0.0
+
+
+@contextmanager
+def compile_clock() -> Iterator[Clock]:
+    """The time of what is compiled inside, as it is when nothing was compiled before.
+
+    What comes from the cache of compiled programs counts with the time that compiling it took.
+    """
+    clock, start = Clock(), time.perf_counter()
+
+    def saved(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/compilation_cache/compile_time_saved_sec":
+            clock.seconds += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(saved)
+    try:
+        yield clock
+    finally:
+        jax.monitoring.unregister_event_duration_listener(saved)
+        clock.seconds += time.perf_counter() - start
+
+
+def remarks(records: Sequence[dict[str, Any]], config: Config) -> list[str]:
+    """What a user should know of how training went, in sentences: whether implicit gradients can be trusted."""
+    told = [each for each in records if "unsolved" in each]
+    if not told:
+        return []
+    unsolved, rest = (float(np.mean([each[name] for each in told])) for name in ("unsolved", "stationarity"))
+    said = []
+    if unsolved > 0:
+        said.append(
+            f"for {unsolved:.1%} of the training tasks the linear system was not solved to "
+            f"{config.variant.tolerance:g}; raise --variant.solver-steps or --variant.regularisation"
+        )
+    if rest > NEAR:
+        said.append(
+            f"the inner loop ended away from its minimum (relative gradient {rest:.2f}, 0 at the minimum), where the "
+            "implicit gradient is not right; raise --inner.steps or --inner.learning-rate"
+        )
+    return said
 
 
 @contextmanager

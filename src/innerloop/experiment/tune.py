@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from innerloop import __version__, algorithms
-from innerloop.adjoint import Mixed, Truncated
+from innerloop.adjoint import Annealed, Implicit, Mixed, Truncated
 from innerloop.errors import InnerloopError
 from innerloop.experiment import plan, training
 from innerloop.experiment.build import Experiment, assemble
@@ -78,12 +78,13 @@ def candidates(config: Config) -> list[Layout]:
     network, meta_batch, steps = config.network.kind, config.outer.meta_batch, config.inner.steps
     images, cpu = network != "mlp", jax.default_backend() == "cpu"
     devices = min(cores() if cpu else jax.device_count(), meta_batch)
-    exact = isinstance(algorithms.algorithm(config.algorithm).adjoint, Mixed | Truncated)
+    how = algorithms.algorithm(config.algorithm).adjoint
+    exact = isinstance(how, Mixed | Truncated | Annealed)
     first = Layout(
         shards=devices if images or not cpu else 1,
         chunk=1 if images and cpu else 0,
         adjoint="mixed" if exact else "auto",
-        loop="unrolled" if steps <= UNROLLED[network] else "scanned",
+        loop="auto" if isinstance(how, Implicit) else "unrolled" if steps <= UNROLLED[network] else "scanned",
         convolution="patches" if images else "auto",
     )
     if images:
@@ -120,15 +121,20 @@ def seconds_of(experiment: Experiment) -> float:
     if plan.memory_of(steps).total > plan.USABLE * plan.device_bytes():
         return float("inf")
 
-    def clock(count: int) -> float:
-        nonlocal state
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(steps(state, tasks, np.int32(count)))
-        return (time.perf_counter() - start) / count
+    _, state = clock(steps, state, tasks, 1)
+    once, state = clock(steps, state, tasks, 1)
+    seconds = [once]
+    for _ in range(3 if once < SECONDS else 0):
+        each, state = clock(steps, state, tasks, max(int(SECONDS / 3 / once), 1))
+        seconds.append(each)
+    return min(seconds)
 
-    clock(1)
-    once = clock(1)
-    return min([once, *(clock(max(int(SECONDS / 3 / once), 1)) for _ in range(3) if once < SECONDS)])
+
+def clock(steps: Any, state: Any, tasks: Any, count: int) -> tuple[float, Any]:
+    """The seconds of one of `count` meta-steps of the compiled program, and the state after them."""
+    start = time.perf_counter()
+    state, _ = jax.block_until_ready(steps(state, tasks, np.int32(count)))
+    return (time.perf_counter() - start) / count, state
 
 
 def describe(ways: list[Way]) -> str:
@@ -155,7 +161,7 @@ def in_words(layout: Layout) -> str:
 
 def _fingerprint(config: Config, layouts: list[Layout]) -> str:
     """What a measurement depends on, in a word."""
-    concerned = ("tasks", "network", "inner", "outer", "algorithm")
+    concerned = ("tasks", "network", "inner", "outer", "algorithm", "variant")
     settings = {name: value for name, value in leaves(config) if name.split(".")[0] in concerned}
     machine = [__version__, jax.__version__, jax.devices()[0].device_kind, jax.device_count(), cores()]
     text = json.dumps([machine, settings, [asdict(layout) for layout in layouts]], default=str)

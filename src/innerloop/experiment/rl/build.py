@@ -114,7 +114,7 @@ def build(config: RLConfig) -> RLExperiment:
         env=env,
         policy=rl.policies.for_environment(env, hidden=config.policy.widths),
         algorithm=row._replace(adjoint=computed_as(row.adjoint, config)),
-        rule=row.rule(config.inner.learning_rate),
+        rule=row.rule(config.inner.learning_rate, config.inner.steps),
         outer=outer_update(config),
         judge=judge(config),
         layout=layout,
