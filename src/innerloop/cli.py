@@ -153,7 +153,7 @@ def _train(arguments: list[str]) -> int:
 
 def _algorithm_of(arguments: list[str]) -> str | None:
     """The algorithm that the arguments ask for, whose settings the recipe then has."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         if argument.startswith("--algorithm="):
             return argument.removeprefix("--algorithm=")
         if argument == "--algorithm":

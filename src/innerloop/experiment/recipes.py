@@ -185,7 +185,16 @@ def _family(
     return figures if implicit is None else (*figures, Published("iMAML", shots, *implicit, IMPLICIT))
 
 
-SINUSOID_ROWS: dict[str, dict[str, Any]] = {}
+SINUSOID_ROWS: dict[str, dict[str, Any]] = {
+    "truncated-maml": {"inner.steps": 5},
+    "maml++": {"inner.steps": 5, "evaluation.steps": 5},
+    "meta-sgd": {"evaluation.steps": 1},
+    "alfa": {"inner.steps": 5, "evaluation.steps": 5},
+    "meta-curvature": {"inner.steps": 5, "evaluation.steps": 5},
+    "reptile": {"inner.steps": 5},
+    "cavia": {"inner.learning_rate": 1.0},
+    "imaml": {"inner.learning_rate": 0.01, "inner.steps": 20, "evaluation.steps": 20},
+}
 OMNIGLOT_ROWS: dict[str, dict[str, Any]] = {
     "maml++": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 5, "network.scale": True},
     "reptile": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 50},
