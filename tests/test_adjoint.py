@@ -7,7 +7,10 @@ import optax
 import pytest
 
 from innerloop import (
+    Annealed,
+    ConjugateGradient,
     FirstOrder,
+    Implicit,
     Meta,
     Mixed,
     PerStep,
@@ -89,6 +92,65 @@ def test_closed_form_of_one_step_size_for_each_parameter(steps):
         return quadratic_loss(adapted(theta, task, rates, steps), task.query, KEY)[0]
 
     assert relative_error(actual.rule, jax.grad(after)(rates)) < 1e-10
+
+
+def implicit(steps=400, task=None, loss=quadratic_loss, meta=None, **options):
+    """The implicit meta-gradient of a converged inner loop, and its metrics."""
+    value = meta_loss(loss, rule=rules.sgd(0.1), steps=steps, adjoint=Implicit(regularisation=0.7, **options))
+    meta = Meta(jnp.arange(4.0), ()) if meta is None else meta
+    return jax.jit(jax.grad(value, has_aux=True))(meta, task or quadratic_task(0), KEY)
+
+
+def test_implicit_gradient_of_quadratics():
+    """λ (A + λI)⁻¹ B (θ* - b), with θ* = (A + λI)⁻¹ (A a + λθ)."""
+    theta, task = jnp.arange(4.0), quadratic_task(0)
+    (a, A), (b, B), eye = task.support, task.query, 0.7 * jnp.eye(4)
+    end = jnp.linalg.solve(A + eye, A @ a + 0.7 * theta)
+    expected = 0.7 * jnp.linalg.solve(A + eye, B @ (end - b))
+    gradient, metrics = implicit(solver=ConjugateGradient(10, 1e-12))
+    assert relative_error(gradient.params, expected) < 1e-10
+    assert metrics["unsolved"] == 0
+    assert metrics["stationarity"] < 1e-10
+
+
+def test_implicit_gradient_is_that_of_the_minimum():
+    """By finite differences through a converged inner loop, also in parameters that it leaves alone, and data."""
+
+    def loss(params, batch, key):
+        value, _ = quadratic_loss(params["fast"], batch, key)
+        return value + 0.1 * jnp.sum(jnp.cos(params["fast"] * params["shared"])), {}
+
+    rule = rules.masked(rules.sgd(0.1), lambda path, _: path == "fast")
+    value = meta_loss(loss, rule=rule, steps=400, adjoint=Implicit(0.7, ConjugateGradient(40, 1e-12)))
+    params, task = {"fast": jnp.arange(4.0), "shared": jnp.array([0.5, -1.0, 2.0, 0.1])}, quadratic_task(0)
+    whole = jax.jit(lambda params: value(Meta(params, ()), task, KEY)[0])
+    slope, direction = finite_difference(whole, params)
+    gradient = jax.jit(jax.grad(whole))(params)
+    along = sum(jnp.vdot(gradient[name], direction[name]) for name in params)
+    np.testing.assert_allclose(along, slope, rtol=1e-7)
+
+
+def test_an_unsolved_system_and_an_unfinished_inner_loop_are_told():
+    _, metrics = implicit(solver=ConjugateGradient(1, 1e-12))
+    assert metrics["unsolved"] == 1
+    _, metrics = implicit(steps=1)
+    assert metrics["unsolved"] == 0
+    assert metrics["stationarity"] > 0.1
+
+
+def test_what_implicit_cannot_do_is_refused():
+    with pytest.raises(InnerloopError, match=r"Implicit\(regularisation=-1.0\) needs a positive number"):
+        Implicit(-1.0)
+    with pytest.raises(InnerloopError, match="at least 1 step"):
+        ConjugateGradient(0)
+    task = quadratic_task(0)
+    with pytest.raises(InnerloopError, match="needs one support batch for all inner steps"):
+        implicit(steps=1, task=task._replace(support=PerStep(jax.tree.map(lambda leaf: leaf[None], task.support))))
+
+
+def test_annealed_must_know_how_far_training_is():
+    with pytest.raises(InnerloopError, match=r"Annealed changes over training.*meta_step\(iterations=\.\.\.\)"):
+        gradient(Annealed(), quadratic_loss, rules.sgd(0.1), 1, Meta(jnp.arange(4.0), ()), quadratic_task(0))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -246,6 +308,12 @@ def test_memory_of_a_long_inner_loop():
     assert many <= one + 1.1 * 60 * parameters
     assert temporary_bytes(Mixed(segment=8), 60) <= one + 1.1 * 20 * parameters
     assert temporary_bytes(Reverse(unroll=0), 60) > 10 * many
+
+
+@pytest.mark.parametrize("adjoint", [Implicit(), Truncated(last=1), FirstOrder()], ids=lambda each: type(each).__name__)
+def test_memory_that_does_not_grow_with_the_inner_loop(adjoint):
+    few, many = (temporary_bytes(adjoint, steps) for steps in (5, 100))
+    assert many <= 1.1 * few
 
 
 def test_first_order_takes_no_second_derivative():

@@ -120,6 +120,25 @@ def test_many_dispatches_in_flight_do_not_deadlock():
     assert np.isfinite(float(metrics["loss_after"]))
 
 
+def test_sharpness_takes_the_gradient_uphill():
+    """At θ + ρ g/|g|, with the tasks of the same step."""
+    model = models.mlp(1, (4,), 1, initializer=models.glorot)
+    value = il.meta_loss(losses.supervised(model, losses.squared_error), rule=rules.sgd(0.01), steps=1)
+    plain, sharp = (jax.jit(il.meta_step(value, optax.sgd(1.0), meta_batch=3, radius=radius)) for radius in (0.0, 0.2))
+    state, sinusoids = il.init(model.init(KEY), rules.sgd(0.01), optax.sgd(1.0), KEY), tasks.Sinusoids()
+    gradient = lambda step, at: jax.tree.map(jnp.subtract, at.meta, step(at, sinusoids)[0].meta)  # noqa: E731
+    first = gradient(plain, state)
+    reach = 0.2 / optax.tree.norm(first)
+    above = state._replace(meta=jax.tree.map(lambda x, g: x + reach * g, state.meta, first))
+    expected = gradient(plain, above)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient(sharp, state), expected)
+
+
+def test_a_radius_that_cannot_be_is_refused():
+    with pytest.raises(InnerloopError, match="The radius of the outer step is -1"):
+        il.meta_step(lambda *_: (jnp.zeros(()), {}), optax.sgd(1.0), meta_batch=1, radius=-1.0)
+
+
 def test_no_steps_change_nothing():
     step, state = sinusoid_step()
     same, metrics = jax.jit(outer.repeat(step))(state, tasks.Sinusoids(), np.int32(0))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from innerloop import InnerloopError, Meta, adapt, rules
+from innerloop.trees import path_name
 
 PARAMS = {"body": {"kernel": jnp.ones((2, 3))}, "head": {"kernel": jnp.ones(3), "bias": jnp.zeros(())}}
 KEY = jax.random.key(0)
@@ -76,8 +77,80 @@ def test_a_mask_that_finds_nothing_lists_the_parameters():
         rule.init(PARAMS)
 
 
+def same(left, right):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), left, right)
+
+
+@pytest.mark.parametrize("make", [rules.alfa, rules.meta_curvature, lambda rate: rules.per_layer_per_step(rate, 2)])
+def test_learned_rules_start_as_gradient_descent(make):
+    same(adapted(make(0.1), steps=3), adapted(rules.sgd(0.1), steps=3))
+
+
+def test_alfa_shrinks_and_steps_by_what_its_network_says():
+    """With the output layer at zero and the factors set by hand: θ' = βθ - αg."""
+    rule = rules.alfa(0.1)
+    learned = rule.init(PARAMS) | {"rate": jnp.array([0.1, 0.2, 0.3]), "keep": jnp.array([0.9, 0.8, 0.7])}
+    end = adapted(rule, learned)  # the leaves are body/kernel, head/bias, head/kernel
+    np.testing.assert_allclose(end["body"]["kernel"], 0.9 - 0.1 * 2 * np.ones((2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(end["head"]["bias"], -0.2, rtol=1e-6)
+    np.testing.assert_allclose(end["head"]["kernel"], 0.7 - 0.3 * np.ones(3), rtol=1e-6)
+
+
+def test_meta_curvature_multiplies_along_each_axis():
+    rng = np.random.default_rng(0)
+    gradient = {"conv": jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32)}
+    matrices = [jnp.asarray(rng.normal(size=(size, size)), jnp.float32) for size in (9, 2, 4)]
+    transform = rules.meta_curvature(0.5).transform({"conv": matrices}, 0)
+    update, _ = transform.update(gradient, transform.init(gradient))
+    expected = np.einsum("fio,fg,ij,op->gjp", np.asarray(gradient["conv"]).reshape(9, 2, 4), *[m.T for m in matrices])
+    np.testing.assert_allclose(update["conv"], -0.5 * expected.reshape(3, 3, 2, 4), rtol=1e-4, atol=1e-5)
+
+
+def test_steps_beyond_those_learned_use_the_last():
+    rule = rules.per_layer_per_step(0.1, 2)
+    rates = jax.tree.map(lambda leaf: jnp.array([0.1, 0.2]), rule.init(PARAMS))
+    assert rule.learned_steps == 2
+    np.testing.assert_allclose(adapted(rule, rates, steps=4)["head"]["bias"], -(0.1 + 3 * 0.2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("paths", "head"),
+    [
+        ({"body": 0, "classifier": 0}, "classifier"),
+        ({"layers": [{"bias": 0}, {"bias": 0}]}, "layers/1"),
+        ({"Dense_0": {"bias": 0}, "Dense_10": {"bias": 0}, "Dense_2": {"bias": 0}}, "Dense_10"),
+    ],
+)
+def test_the_head_is_found_by_its_name(paths, head):
+    params = jax.tree.map(lambda _: jnp.zeros(2), paths)
+    for rule, inside in ((rules.head_only(rules.sgd(0.1)), True), (rules.body_only(rules.sgd(0.1)), False)):
+        for path, chosen in jax.tree.leaves_with_path(rule.adapts(params)):
+            assert chosen == (f"{path_name(path)}/".startswith(f"{head}/") == inside)
+
+
+def test_a_head_that_is_not_found_lists_the_parameters():
+    params = {"a": {"kernel": jnp.ones(2)}, "b": {"kernel": jnp.ones(2)}}
+    with pytest.raises(InnerloopError, match="looks like a network's last layer; the parameters are: a/kernel, b/ke"):
+        rules.head_only(rules.sgd(0.1)).init(params)
+    with pytest.raises(InnerloopError, match="is called 'c'; the parameters are: a/kernel, b/kernel"):
+        rules.body_only(rules.sgd(0.1), head="c").init(params)
+
+
+def test_counting_counts_and_learns_nothing_more():
+    rule = rules.counting(rules.masked(rules.meta_sgd(0.1), lambda path, _: path.startswith("head/")))
+    params = {**PARAMS, "step": jnp.zeros(())}
+    assert rule.init(params) == {
+        **rules.masked(rules.meta_sgd(0.1), lambda p, _: p.startswith("head/")).init(PARAMS),
+        "step": None,
+    }
+    end = adapt(loss, Meta(params, rule.init(params)), jnp.zeros(1), KEY, rule=rule, steps=3).params
+    assert end["step"] == 3
+    assert (end["body"]["kernel"] == PARAMS["body"]["kernel"]).all()
+    np.testing.assert_allclose(end["head"]["bias"], -0.3, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
-@pytest.mark.parametrize("make", [rules.sgd, rules.meta_sgd])
+@pytest.mark.parametrize("make", [rules.sgd, rules.meta_sgd, rules.alfa, rules.meta_curvature])
 def test_a_step_size_that_cannot_be_is_refused(make, rate):
     with pytest.raises(InnerloopError, match=f"learning rate is {rate}"):
         make(rate)
