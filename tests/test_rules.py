@@ -139,10 +139,8 @@ def test_a_head_that_is_not_found_lists_the_parameters():
 def test_counting_counts_and_learns_nothing_more():
     rule = rules.counting(rules.masked(rules.meta_sgd(0.1), lambda path, _: path.startswith("head/")))
     params = {**PARAMS, "step": jnp.zeros(())}
-    assert rule.init(params) == {
-        **rules.masked(rules.meta_sgd(0.1), lambda p, _: p.startswith("head/")).init(PARAMS),
-        "step": None,
-    }
+    plain = rules.masked(rules.meta_sgd(0.1), lambda path, _: path.startswith("head/")).init(PARAMS)
+    same(rule.init(params), {**plain, "step": None})
     end = adapt(loss, Meta(params, rule.init(params)), jnp.zeros(1), KEY, rule=rule, steps=3).params
     assert end["step"] == 3
     assert (end["body"]["kernel"] == PARAMS["body"]["kernel"]).all()

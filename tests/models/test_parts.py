@@ -47,7 +47,10 @@ def test_a_context_joins_the_input():
     ("make", "message"),
     [
         (lambda: models.with_context(NORMALISED, 0), "A context of 0 numbers can hold nothing"),
-        (lambda: models.per_step(models.mlp(3, (4,), 2), 2).init(KEY), "one value for each step; they are: head/bias"),
+        (
+            lambda: models.per_step(models.mlp(3, (4,), 2), 2).init(KEY),
+            "one value for each step; they are: dense1/bias",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
