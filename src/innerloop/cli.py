@@ -28,8 +28,8 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again, for example --evaluation.steps 20
   innerloop report RUN                     write the report again
-  innerloop compare RECIPE --algorithms a,b --seeds 0..2    train and compare algorithms
-  innerloop compare RUN RUN ...            compare finished runs on the same test tasks
+  innerloop compare RECIPE --algorithms a,b    train algorithms, and compare them
+  innerloop compare RUN RUN ...            compare runs on the same test tasks
   innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
   innerloop doctor                         check this installation
 

@@ -214,7 +214,7 @@ def test_doctor(capsys, tmp_path, monkeypatch):
 
 
 def test_help_of_every_command(capsys):
-    for name in ("recipes", "train", "resume", "evaluate", "report", "config", "doctor"):
+    for name in ("recipes", "algorithms", "train", "resume", "evaluate", "report", "compare", "config", "doctor"):
         with pytest.raises(SystemExit) as stop:
             cli.run([name, "--help"])
         assert stop.value.code == 0
