@@ -53,7 +53,7 @@ SEARCHED: dict[str, tuple[float, ...]] = {
 }
 """The rows that sinusoids suit, and the step sizes that each chooses from."""
 
-LONG = ("maml", "maml+msl", "maml+lslr", "maml+da", "maml+ca", "maml++", "fomaml", "truncated-maml", "imaml")
+LONG = ("maml", "maml+msl", "maml+lslr", "maml+da", "maml++", "fomaml", "truncated-maml", "imaml")
 STEPS = (1, 5, 20, 50)
 SEEDS = 5
 
@@ -200,11 +200,11 @@ def main(arguments: argparse.Namespace) -> None:
     }
     if arguments.what == "search":
         result["settings"]["iterations"] = SEARCH_STEPS
+    place = arguments.output or RESULTS / f"family-{arguments.what}.json"
     for row in measure():
         result["rows"].append(row)
         print(json.dumps(row), flush=True)
-    place = arguments.output or RESULTS / f"family-{arguments.what}.json"
-    place.write_text(json.dumps(result, indent=1) + "\n")
+        place.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,18 +65,12 @@ def test_the_table_fits_a_terminal_and_the_page_needs_nothing_else(contest, caps
     result["groups"]["maml"]["diverged"] = [7]
     said = comparison.as_text(result)
     assert all(len(line) <= 80 for line in said.splitlines())
-    for wanted in (
-        "5-shot, mean squared error (lower is better)",
-        "maml (2)",
-        "reptile (2)",
-        "pre-trained on al",
-        "vs maml",
-    ):
-        assert wanted in said or wanted.removesuffix(" (2)") in said
+    for wanted in ("5-shot, mean squared error (lower is better), after 2 inner", "pre-trained on al", "vs maml"):
+        assert wanted in said
     assert "note: maml: training diverged at 1 of 3 seeds (7)" in said
     page = (contest / "comparison.html").read_text()
-    assert "<svg" in page
-    assert not re.search(r"<(script|link|img)|https?://(?!www\.w3\.org)", page.replace("http://purl.org", ""))
+    assert page.count("<svg") == 1
+    assert not re.search(r"<(script|link|img)|(src|href)=\"http", page)
 
 
 def test_finished_runs_are_compared_and_nothing_is_trained_again(contest, tmp_path, monkeypatch, capsys):
@@ -139,21 +133,22 @@ def test_refused_in_a_sentence_before_anything_is_trained(case, tmp_path, monkey
 
 def test_runs_that_cannot_be_compared(contest, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    one = contest / "maml-seed0"
-    other = shutil.copytree(one, tmp_path / "other")
+    one, second = (contest / f"maml-seed{seed}" for seed in (0, 1))
+    other = Path(shutil.copytree(one, tmp_path / "other"))
 
     def said(*paths):
         assert cli.run(["compare", *map(str, paths)]) == 2
         return capsys.readouterr().err
 
     assert "are the same experiment with the same seed" in said(one, other)
-    assert f"not evaluated on the same test tasks (--evaluation.tasks 6 and 4); give: innerloop evaluate {run}" in said(
-        one, run
+    refusal = (
+        f"not evaluated on the same test tasks (--evaluation.tasks 6 and 4); give: innerloop evaluate {run} --eval"
     )
-    (run / "scores.safetensors").unlink()
-    assert "holds no scores of single tasks; give: innerloop evaluate" in said(run, one)
-    (run / "evaluation.json").unlink()
-    assert "is not finished; give: innerloop resume" in said(one, run)
+    assert refusal in said(second, run)
+    (other / "scores.safetensors").write_bytes(b"damaged")
+    assert f"holds no scores of single tasks; give: innerloop evaluate {other}" in said(other, second)
+    (other / "evaluation.json").unlink()
+    assert f"is not finished; give: innerloop resume {other}" in said(other, second)
     assert "needs a second run" in said(one)
 
 
@@ -226,7 +221,7 @@ def test_rows_for_images(algorithm):
 
 
 def test_what_was_learned_for_fewer_steps_is_said():
-    config = configured("demo", "--algorithm=maml+lslr", "--inner.steps=3", "--evaluation.steps=5", *QUICK[:-3])
+    config = configured("demo", *QUICK, "--algorithm=maml+lslr", "--inner.steps=3", "--evaluation.steps=5")
     (remark,) = build(config, print).remarks()
     assert remark.startswith("what was learned for 3 inner steps is evaluated at")
 
