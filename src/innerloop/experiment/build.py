@@ -224,7 +224,7 @@ def outer_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.partition({"network": optimizer, RUNNING: averages}, labels)
 
 
-def computed_as(adjoint: Adjoint, config: Config) -> Adjoint:
+def computed_as(adjoint: Adjoint, config: Any) -> Adjoint:
     """The algorithm's adjoint, computed as the configured layout says.
 
     Raises:

@@ -181,7 +181,7 @@ def check(config: RLConfig) -> None:
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
     """
-    values = dict(leaves(config))
+    values: dict[str, Any] = dict(leaves(config))
     for name, value in values.items():
         if name in AT_LEAST and value < AT_LEAST[name]:
             raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {AT_LEAST[name]}.")
