@@ -123,7 +123,7 @@ class RLConfig:
     """a row of the table of algorithms"""
     seed: int = 0
     """of the initial parameters, of all training tasks and episodes"""
-    layout: Layout = field(default_factory=lambda: Layout(shards=1, chunk=1))
+    layout: Layout = field(default_factory=Layout)
     log: Log = field(default_factory=lambda: Log(every=1))
     run_dir: str | None = None
     """the run directory; else runs/RECIPE-seedN"""
@@ -152,7 +152,7 @@ AT_LEAST = {
     "evaluation.steps": 1,
     "evaluation.baseline_iterations": 1,
     "evaluation.seed": 0,
-    "layout.shards": 1,
+    "layout.shards": 0,
     "layout.chunk": 0,
     "seed": 0,
     "log.every": 1,
