@@ -138,8 +138,8 @@ def tested(result: dict[str, Any]) -> str:
         )
     return (
         f"{result['test_tasks']} test tasks that training never saw, fixed by seed {result['test_seed']}; mean and "
-        f"95 % interval over tasks (1.96 &sigma;/&radic;n) in {escape(result['unit'])}. {judges}Baselines take their step "
-        "size from validation tasks."
+        f"95 % interval over tasks (1.96 &sigma;/&radic;n) in {escape(result['unit'])}. {judges}Baselines take their "
+        "step size from validation tasks."
     )
 
 

@@ -119,7 +119,7 @@ def build(config: RLConfig) -> RLExperiment:
         algorithm=row._replace(adjoint=computed_as(row.adjoint, config)),
         rule=row.rule(config.inner.learning_rate),
         outer=outer_update(config),
-        judge=judge(config),
+        judge=judge(config, env),
         layout=layout,
     )
 
@@ -132,13 +132,14 @@ def environment(config: RLConfig, copies: int, *, oracle: bool = False) -> JaxEn
     return Clocked(rl.envs.make(config.environment, oracle=oracle, num_envs=copies))  # pyright: ignore
 
 
-def judge(config: RLConfig) -> Any:
-    """How rollouts become experience."""
+def judge(config: RLConfig, env: JaxEnv | HostEnv) -> Any:
+    """How rollouts in that environment become experience."""
     chosen = config.advantages
-    size = rl.envs.make(config.environment).observation_size
     baselines: dict[str, Baseline] = {
         "linear": rl.returns.linear_features(),
-        "network": rl.returns.value_network(models.mlp(size + 1, (32, 32), 1, initializer=models.glorot)),
+        "network": rl.returns.value_network(
+            models.mlp(env.observation_size + 1, (32, 32), 1, initializer=models.glorot)
+        ),
         "none": rl.returns.no_baseline(),
     }
     return rl.advantages(
@@ -150,6 +151,6 @@ def outer_update(config: RLConfig) -> rl.OuterUpdate:
     """The configured outer update."""
     outer = config.outer
     if outer.update == "trust-region":
-        return rl.TrustRegion(bound=outer.bound)
+        return rl.TrustRegion(outer.bound, damping=outer.damping, iterations=outer.cg_iterations)
     optimizer = optax.adam(outer.learning_rate)
     return rl.ppo(optimizer, epochs=outer.epochs, clip=outer.clip) if outer.update == "ppo" else rl.Descent(optimizer)

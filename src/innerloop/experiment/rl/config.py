@@ -67,6 +67,10 @@ class Outer:
     """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
     bound: float = 0.01
     """trust-region: the largest mean divergence of an update, in nats"""
+    cg_iterations: int = 10
+    """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
+    damping: float = 1e-5
+    """trust-region: added to the diagonal of the curvature"""
     learning_rate: float = 1e-3
     """ppo, policy-gradient: step size of Adam"""
     epochs: int = 5
@@ -148,6 +152,8 @@ AT_LEAST = {
     "outer.iterations": 1,
     "outer.meta_batch": 1,
     "outer.epochs": 1,
+    "outer.cg_iterations": 1,
+    "outer.damping": 0,
     "evaluation.updates": 0,
     "evaluation.steps": 1,
     "evaluation.baseline_iterations": 1,
@@ -185,9 +191,9 @@ def check(config: RLConfig) -> None:
     for name, value in values.items():
         if name in AT_LEAST and value < AT_LEAST[name]:
             raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {AT_LEAST[name]}.")
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, int) and each > LARGEST:
-                raise InnerloopError(f"--{flag(name)} is {each}; it must be at most {LARGEST}.")
+        each_of: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(each, int) and each > LARGEST for each in each_of):
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be at most {LARGEST}.")
         if name in POSITIVE and not 0 < value < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {value}; it must be a positive number.")
         if name in BETWEEN and not 0 <= value <= 1:
