@@ -34,6 +34,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python -m benchmarks.peers.page --check
 	$(BIN)/python -m benchmarks.algorithm_pages --check
+	$(BIN)/python benchmarks/reinforcement.py --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -43,6 +44,7 @@ results: .venv/.ready-dev
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m benchmarks.peers.page
 	$(BIN)/python -m benchmarks.algorithm_pages
+	$(BIN)/python benchmarks/reinforcement.py
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)

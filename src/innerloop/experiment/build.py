@@ -360,7 +360,7 @@ def outer_optimizer(config: Config, *, cosine: bool = False) -> optax.GradientTr
     return optax.partition({"network": optimizer, RUNNING: averages}, labels)
 
 
-def computed_as(adjoint: Adjoint, config: Config) -> Adjoint:
+def computed_as(adjoint: Adjoint, config: Any) -> Adjoint:
     """The algorithm's adjoint, computed as the configured layout says.
 
     Raises:

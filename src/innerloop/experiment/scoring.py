@@ -249,7 +249,8 @@ def as_text(result: dict[str, Any]) -> str:
     for table in result["tables"]:
         here = [each for each in published if each.shots == table["shots"]]
         steps = shown_steps(table, result["metric"], here)[-4:]
-        width = max(13, 2 + max(len(cell(result, row, step)) for row in table["rows"] for step in steps))
+        shown = [cell(result, row, step) for row in table["rows"] for step in steps]
+        width = max(13, 2 + max(map(len, shown)), *(1 + len(each.text) for each in here))
         name_width = 80 - width * len(steps)
         head = "".join(f"{f'after {step}':>{width}}" for step in steps)
         title = f"{table['shots']}-shot, {result['unit']}"

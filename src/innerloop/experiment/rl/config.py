@@ -67,6 +67,10 @@ class Outer:
     """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
     bound: float = 0.01
     """trust-region: the largest mean divergence of an update, in nats"""
+    cg_iterations: int = 10
+    """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
+    damping: float = 1e-5
+    """trust-region: added to the diagonal of the curvature"""
     learning_rate: float = 1e-3
     """ppo, policy-gradient: step size of Adam"""
     epochs: int = 5
@@ -123,7 +127,7 @@ class RLConfig:
     """a row of the table of algorithms"""
     seed: int = 0
     """of the initial parameters, of all training tasks and episodes"""
-    layout: Layout = field(default_factory=lambda: Layout(shards=1, chunk=1))
+    layout: Layout = field(default_factory=Layout)
     log: Log = field(default_factory=lambda: Log(every=1))
     run_dir: str | None = None
     """the run directory; else runs/RECIPE-seedN"""
@@ -148,11 +152,13 @@ AT_LEAST = {
     "outer.iterations": 1,
     "outer.meta_batch": 1,
     "outer.epochs": 1,
+    "outer.cg_iterations": 1,
+    "outer.damping": 0,
     "evaluation.updates": 0,
     "evaluation.steps": 1,
     "evaluation.baseline_iterations": 1,
     "evaluation.seed": 0,
-    "layout.shards": 1,
+    "layout.shards": 0,
     "layout.chunk": 0,
     "seed": 0,
     "log.every": 1,
@@ -181,13 +187,13 @@ def check(config: RLConfig) -> None:
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
     """
-    values = dict(leaves(config))
+    values: dict[str, Any] = dict(leaves(config))
     for name, value in values.items():
         if name in AT_LEAST and value < AT_LEAST[name]:
             raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {AT_LEAST[name]}.")
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, int) and each > LARGEST:
-                raise InnerloopError(f"--{flag(name)} is {each}; it must be at most {LARGEST}.")
+        each_of: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(each, int) and each > LARGEST for each in each_of):
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be at most {LARGEST}.")
         if name in POSITIVE and not 0 < value < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {value}; it must be a positive number.")
         if name in BETWEEN and not 0 <= value <= 1:

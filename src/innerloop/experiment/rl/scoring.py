@@ -10,7 +10,7 @@ import numpy as np
 from innerloop import rl, rules
 from innerloop.evaluate import summarise
 from innerloop.experiment.progress import Progress
-from innerloop.experiment.rl.build import RLExperiment, environment
+from innerloop.experiment.rl.build import RLExperiment, environment, judge
 from innerloop.experiment.rl.config import RLConfig
 from innerloop.experiment.run import Run, commit, write_text
 from innerloop.rl.types import HostEnv
@@ -123,7 +123,7 @@ def baseline(experiment: RLExperiment, *, oracle: bool) -> tuple[RLExperiment, A
     config = experiment.config
     env = environment(config, BASELINE_TASKS * BASELINE_EPISODES, oracle=oracle)
     policy = rl.policies.for_environment(env, hidden=config.policy.widths)
-    rule, outer = rules.sgd(0.0), rl.TrustRegion(bound=config.outer.bound)
+    rule, outer, judged = rules.sgd(0.0), rl.TrustRegion(bound=config.outer.bound), judge(config, env)
     step = rl.train_step(
         env,
         policy,
@@ -132,14 +132,14 @@ def baseline(experiment: RLExperiment, *, oracle: bool) -> tuple[RLExperiment, A
         sampling=rl.Sampling(episodes=BASELINE_EPISODES, next_observation=config.advantages.bootstrap),
         steps=0,
         outer=outer,
-        experience=experiment.judge,
+        experience=judged,
         layout=experiment.layout,
     )
     params_key, run_key = jax.random.split(_key(BASELINE_SEED + config.seed))
-    state = rl.init(policy.init(params_key), rule, outer, run_key)
+    state = experiment.layout.replicate(rl.init(policy.init(params_key), rule, outer, run_key))
     for _ in range(config.evaluation.baseline_iterations):
         state, _ = step(state)
-    return replace(experiment, env=env, policy=policy), state.meta.params
+    return replace(experiment, env=env, policy=policy, judge=judged), state.meta.params
 
 
 def _row(method: str, rate: float, found: rl.Adaptation) -> dict[str, Any]:

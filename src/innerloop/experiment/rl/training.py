@@ -67,6 +67,7 @@ def train(run: Run, experiment: RLExperiment, progress: Progress) -> rl.RLState:
         return state
 
     step = experiment.train_step()
+    state = experiment.layout.replicate(state)
     recorder = Recorder(run.metrics, run.path / "tensorboard" if config.log.tensorboard else None)
     began = time.perf_counter()
     saved_at, saved_step, start = time.monotonic(), done, done
