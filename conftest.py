@@ -1,10 +1,12 @@
-"""Set up before anything imports JAX: two CPU devices, and the annotated shapes checked at every call."""
+"""Set up before anything imports JAX: two CPU devices, quick compilation, annotated shapes checked at every call."""
 
 import atexit
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile for long, and run for moments
 
 import jax
 import pytest

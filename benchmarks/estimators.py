@@ -1,6 +1,6 @@
 """Where each inner estimator helps: 2D navigation with dense and with sparse rewards, several seeds, one table.
 
-    python benchmarks/estimators.py [--seeds 5] [--iterations 30]
+    python benchmarks/estimators.py [--seeds 5] [--iterations 20]
 
 All rows have the same network, tasks and budget of episodes; only what the meta-gradient knows of how the policy shapes
 its own data differs. Prints the table, and keeps it in benchmarks/results/estimators.json; `make results` writes
@@ -78,5 +78,5 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--iterations", type=int, default=20)
     main(parser.parse_args())

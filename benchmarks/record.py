@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from innerloop.experiment import recipes
 from innerloop.experiment import run as runs
+from innerloop.experiment.config import flag, leaves
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,6 +33,7 @@ def record(path: Path) -> Path:
         "recipe": config.recipe,
         "algorithm": config.algorithm,
         "seed": config.seed,
+        "changes": changes(config),
         "meta_steps": evaluation["meta_steps"],
         "training_seconds": round(sum(seconds_of(run)), 1),
         "tasks_per_second": round(statistics.median(rates), 1),
@@ -46,6 +49,17 @@ def record(path: Path) -> Path:
         fits = run.report.read_text().split("Fits on unseen tasks", 1)[1]
         PICTURE.write_text(fits[fits.index("<svg") : fits.index("</svg>")] + "</svg>\n")
     return target
+
+
+def changes(config: Any) -> str:
+    """The flags that make the recipe train as this run did, but for its seed and places."""
+    recipe = dict(leaves(recipes.config(config.recipe)))
+    apart = {"seed", "algorithm", "run_dir", "data_dir", "outer.iterations"}
+    return " ".join(
+        f"--{flag(name)} {value}"
+        for name, value in leaves(config)
+        if value != recipe[name] and name not in apart and name.split(".")[0] not in ("evaluation", "log")
+    )
 
 
 def seconds_of(run: runs.Run) -> list[float]:

@@ -61,9 +61,14 @@ def row_of(result: dict[str, Any]) -> str:
     place = f"{machine['cores']} cores" if machine["platform"] == "cpu" else machine["devices"][0]
     pace = f"{duration(result['training_seconds'])} on {place} ({result['tasks_per_second']:,.0f} tasks/s)"
     return (
-        f"| `{result['recipe']}` seed {result['seed']} | {result['algorithm']} | {result['meta_steps']:,} "
+        f"| `{result['recipe']}` seed {result['seed']} | {method(result)} | {result['meta_steps']:,} "
         f"| {' / '.join(map(str, steps))} | **{ours}** | {theirs} | {pace} |"
     )
+
+
+def method(result: dict[str, Any]) -> str:
+    changes = result.get("changes")
+    return f"{result['algorithm']}, `{changes}`" if changes else result["algorithm"]
 
 
 def score(evaluation: dict[str, Any], row: dict[str, Any], step: int) -> str:
@@ -99,7 +104,7 @@ def section(result: dict[str, Any]) -> list[str]:
     evaluation, machine = result["evaluation"], result["environment"]["machine"]
     commit = (result["environment"]["commit"] or "unknown")[:10]
     lines = [
-        f"## {result['recipe']}, {result['algorithm']}, seed {result['seed']}",
+        f"## {result['recipe']}, {method(result)}, seed {result['seed']}",
         "",
         f"`{' '.join(result['environment']['command'])}`, commit {commit}, {machine['processor']} with "
         f"{machine['cores']} cores, "

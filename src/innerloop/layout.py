@@ -55,6 +55,14 @@ class Layout:
         """
         return jax.device_put(tree, NamedSharding(self.mesh(), P()) if self.shards > 1 else None)
 
+    def gather(self, tree: Any) -> Any:
+        """A copy of `tree` on the first device of the layout, for what is computed outside of a sharded step.
+
+        Otherwise every device would compute it, and on a CPU many small programs for several devices that wait for each
+        other may wait for ever.
+        """
+        return jax.device_put(tree, self.mesh().devices[0]) if self.shards > 1 else tree
+
     def require(self, num_tasks: int) -> None:
         """Refuse a number of tasks that leaves shards empty or does not fill one chunk.
 

@@ -142,16 +142,24 @@ def train_step(
         learned, kept, metrics = outer.update(problem_of(constant, data, score, key), learned, state.optimizer)
         return RLState(merge(learned, constant), kept, state.step + 1, state.key), metrics
 
-    def step(state: RLState) -> tuple[RLState, Metrics]:
-        task_key, sample_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
-        tasks = env.tasks.sample(task_key, num_tasks)
-        of = run(state.meta, tasks, sample_key)
+    def collected(meta: Meta, key: PRNGKey, number: Array) -> tuple[Any, Metrics]:
+        task_key, sample_key, update_key = jax.random.split(jax.random.fold_in(key, number), 3)
+        of = run(meta, env.tasks.sample(task_key, num_tasks), sample_key)
         score = _score(of.experience, of.returns[:, -1], of.episodes[:, -1])
-        state, metrics = update(state, of.experience, score, update_key)
         counts = {"returns": of.returns.mean(axis=0), "episodes": of.episodes.mean(), "broken": of.broken.sum()}
+        return (of.experience, score, update_key), counts
+
+    def compiled(state: RLState) -> tuple[RLState, Metrics]:
+        data, counts = collected(state.meta, state.key, state.step)
+        state, metrics = update(state, *data)
         return state, counts | metrics
 
-    return step if isinstance(env, HostEnv) else jax.jit(step)
+    def on_host(state: RLState) -> tuple[RLState, Metrics]:
+        data, counts = collected(*layout.gather((state.meta, state.key, state.step)))
+        state, metrics = update(state, *layout.replicate(data))
+        return state, counts | metrics
+
+    return on_host if isinstance(env, HostEnv) else jax.jit(compiled)
 
 
 def evaluate(
@@ -190,7 +198,8 @@ def evaluate(
         The returns, and the policies that they are of; `innerloop.summarise` gives their mean and 95 % interval.
     """
     row = estimator(inner) if isinstance(inner, str) else inner
-    return _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)(meta, tasks, key)
+    run = _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)
+    return run(layout.gather(meta), tasks, key)
 
 
 def smaller_later(rule: InnerRule, factor: float) -> InnerRule:
@@ -231,7 +240,7 @@ def _adaptation(
         # From the start each time, so that a rule sees the steps' numbers and its own state, whatever it is.
         return adapt(loss, meta, PerStep(batches), key, rule=rule, steps=number, adjoint=FirstOrder()).params
 
-    adapt_all = jax.jit(map_over_tasks(adapted, layout))
+    adapt_all = jax.jit(map_over_tasks(adapted, Layout(chunk=layout.chunk)))  # see `Layout.gather`
     judge_all = jax.jit(map_over_tasks(lambda _, rollouts: experience(rollouts), Layout()))
 
     def run(meta: Meta, tasks: Any, key: PRNGKey) -> Adaptation:

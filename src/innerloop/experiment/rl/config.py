@@ -191,8 +191,7 @@ def check(config: RLConfig) -> None:
     for name, value in values.items():
         if name in AT_LEAST and value < AT_LEAST[name]:
             raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {AT_LEAST[name]}.")
-        each_of: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(each, int) and each > LARGEST for each in each_of):
+        if any(isinstance(each, int) and each > LARGEST for each in _numbers(value)):
             raise InnerloopError(f"--{flag(name)} is {value}; it must be at most {LARGEST}.")
         if name in POSITIVE and not 0 < value < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {value}; it must be a positive number.")
@@ -204,6 +203,11 @@ def check(config: RLConfig) -> None:
     if not config.policy.widths or min(config.policy.widths) < 1:
         raise InnerloopError(f"--policy.widths is {config.policy.widths}; give at least one width, each at least 1.")
     _require_effect(config, values)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """The value, or each of several."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _require_effect(config: RLConfig, values: dict[str, Any]) -> None:

@@ -162,7 +162,7 @@ def video(experiment: RLExperiment, found: rl.Adaptation) -> str:
     strips = []
     for update in (0, found.returns.shape[1] - 1):
         params = jax.tree.map(lambda leaf, update=update: jnp.asarray(leaf)[task, update], found.params)
-        strips.append(list(frames(experiment, params, scoring.tasks(experiment.config)[task])))
+        strips.append(list(frames(experiment, params, np.asarray(scoring.tasks(experiment.config)[task]))))
     length = max(map(len, strips))
     strips = [[*strip, *[strip[-1]] * (length - len(strip))] for strip in strips]
     images = [Image.fromarray(np.concatenate(pair)).quantize(32) for pair in zip(*strips, strict=True)]
