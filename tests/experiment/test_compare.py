@@ -85,14 +85,6 @@ def test_finished_runs_are_compared_and_nothing_is_trained_again(contest, tmp_pa
     np.testing.assert_allclose(sign[0], -sign[1])
 
 
-def test_another_order_trains_nothing_again(contest, tmp_path, monkeypatch, capsys):
-    copy = shutil.copytree(contest, tmp_path / "copy")
-    monkeypatch.setattr(training.plan, "compiled_steps", None)
-    arguments = ["compare", "demo", "--algorithms=reptile,maml", "--seeds=1", f"--output={copy}"]
-    assert cli.run([*arguments, *QUICK, "--evaluation.tasks=6"]) == 0
-    assert "vs reptile" in capsys.readouterr().out
-
-
 def test_an_equal_time_is_a_number_of_meta_steps(tmp_path, capsys):
     arguments = ["compare", "demo", "--algorithms=fomaml", "--time-limit=0.2s", f"--output={tmp_path / 'timed'}"]
     assert cli.run([*arguments, *QUICK, "--log.every=100000", "--evaluation.no-baselines"]) == 0

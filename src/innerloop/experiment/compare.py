@@ -55,10 +55,6 @@ def train_and_compare(configs: Sequence[Config], seeds: Sequence[int], limit: fl
         for seed in seeds:
             path = _directory(output, config, seed)
             one = replace(config, seed=seed, run_dir=str(path))
-            before = runs.stored(path)
-            if before:  # in another order of the algorithms, the baselines were computed with another one
-                baselines = before.config.evaluation.baselines
-                one = replace(one, evaluation=replace(one.evaluation, baselines=baselines))
             try:
                 if session.run_to_the_end(one, report=False):
                     progress.say(f"the same command goes on with the comparison in {output}")
