@@ -21,7 +21,7 @@ from innerloop.experiment.run import commit, environment_of_machine
 
 RESULT = Path(__file__).parent / "results" / "estimators.json"
 ENVIRONMENTS = ("Navigation2D", "Navigation2DSparse")
-TASKS, EPISODES, RATE, UPDATES = 20, 10, 0.5, 3
+TASKS, EPISODES, RATE, UPDATES = 20, 5, 0.5, 3
 
 
 def returns(name: str, estimator: str, iterations: int, seeds: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def changes(config: Any) -> str:
     return " ".join(
         f"--{flag(name)} {value}"
         for name, value in leaves(config)
-        if value != recipe[name] and name not in apart and name.split(".")[0] not in ("evaluation", "log")
+        if value != recipe[name] and name not in apart and name.split(".")[0] not in ("evaluation", "layout", "log")
     )
 
 

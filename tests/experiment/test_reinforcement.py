@@ -1,13 +1,15 @@
 """Experiments in reinforcement learning through the program: trained, interrupted, resumed, evaluated, reported."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from innerloop import cli
 from innerloop.experiment import kinds, recipes
-from innerloop.experiment.rl import training
+from innerloop.experiment.rl import scoring, training
+from innerloop.experiment.rl.build import build
 from innerloop.experiment.training import Flag
 
 TINY = [
@@ -21,6 +23,10 @@ RECIPES = [name for name in recipes.RECIPES if name.startswith("rl-")]
 def state_of(directory):
     (path,) = directory.glob("checkpoints/step-000000003/state.safetensors")
     return path.read_bytes()
+
+
+def film_of(directory):
+    return (directory / "report.html").read_text().split("data:image/gif;base64,")[1].split('"')[0]
 
 
 def records(directory):
@@ -79,10 +85,24 @@ def test_a_robot_is_trained_and_shown(tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.run(["train", "rl-ant-direction", f"--run-dir={run}", *small, "--evaluation.no-baselines"]) == 0
     assert 0 < records(run)[0]["simulator_share"] < 1
-    report = (run / "report.html").read_text()
-    assert "data:image/gif;base64," in report
+    film = film_of(run)
+    assert len(film) > 1000
     assert cli.run(["report", str(run)]) == 0
-    assert len((run / "report.html").read_text()) == len(report)
+    assert film_of(run) == film
+
+
+def test_the_value_network_of_the_oracle_sees_the_task():
+    config = recipes.config("rl-navigation-2d")
+    config = replace(
+        config,
+        policy=replace(config.policy, widths=(4,)),
+        advantages=replace(config.advantages, baseline="network"),
+        evaluation=replace(config.evaluation, baseline_iterations=1),
+    )
+    experiment = build(config)
+    seeing, params = scoring.baseline(experiment, oracle=True)
+    assert seeing.env.observation_size == experiment.env.observation_size + 2
+    assert params["mean"]["dense1"]["kernel"].shape == (4, 4)
 
 
 @pytest.mark.parametrize("name", RECIPES)

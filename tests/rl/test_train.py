@@ -68,9 +68,9 @@ def test_without_inner_updates_one_policy_is_trained_for_all_tasks():
 def test_environments_on_the_host():
     env = HostCountdown(6)
     policy = rl.policies.for_environment(env, hidden=(4,))
-    _, state, metrics = run(env, policy, outer=rl.Descent(optax.sgd(0.1)))
+    _, state, metrics = run(env, policy, outer=rl.Descent(optax.sgd(0.1)), layout=Layout(shards=2), iterations=2)
     assert np.isfinite(metrics["returns"]).all()
-    assert state.step == 1
+    assert state.step == 2
 
 
 def experience(steps, policy=POLICY, rule=RULE):
