@@ -25,8 +25,8 @@ def record(path: Path) -> Path:
     """Write one result, and return its file."""
     run = runs.existing(path)
     evaluation = json.loads(run.evaluation.read_text())
-    rates = [each["tasks_per_second"] for each in run.records()]
     config = run.config
+    rates = [each.get("tasks_per_second", config.outer.meta_batch / each.get("seconds", 1)) for each in run.records()]
     result: dict[str, Any] = {
         "recipe": config.recipe,
         "algorithm": config.algorithm,
@@ -51,6 +51,8 @@ def record(path: Path) -> Path:
 def seconds_of(run: runs.Run) -> list[float]:
     """Seconds of each record's meta-steps, with what lies between them; compiling and evaluation are not in it."""
     records = run.records()
+    if any("seconds" in each for each in records):
+        return [each["seconds"] for each in records]
     starts = [0, *(each["step"] for each in records)]
     return [
         (each["step"] - start) * run.config.outer.meta_batch / each["tasks_per_second"]
@@ -59,13 +61,13 @@ def seconds_of(run: runs.Run) -> list[float]:
 
 
 def course(run: runs.Run) -> list[dict[str, Any]]:
-    """The validation scores of the first hour, with the minutes of training until each."""
+    """The validation scores of the first hour, or all returns, with the minutes of training until each."""
     minutes = itertools.accumulate(second / 60 for second in seconds_of(run))
     return [
         {"minutes": round(minute, 1), "meta_steps": each["step"], **scores}
         for minute, each in zip(minutes, run.records(), strict=True)
-        if minute <= HOUR
-        and (scores := {name: value for name, value in each.items() if name.startswith("validation/")})
+        if (minute <= HOUR or "return_0" in each)
+        and (scores := {name: value for name, value in each.items() if name.startswith(("validation/", "return_"))})
     ]
 
 

@@ -37,6 +37,8 @@ def short_table() -> str:
     for name in RECIPES:
         if name not in measured | {"demo"}:
             figures = [each for each in RECIPES[name].published if each.method == METHODS["maml"]]
+            if not figures:
+                continue
             steps, texts = (" / ".join(each) for each in zip(*((str(f.steps), f.text) for f in figures), strict=True))
             lines.append(f"| `{name}` | maml | | {steps} | not yet measured | {unit(texts, name)} | |")
     return "\n".join(lines)
@@ -66,12 +68,14 @@ def row_of(result: dict[str, Any]) -> str:
 
 
 def score(evaluation: dict[str, Any], row: dict[str, Any], step: int) -> str:
-    values, factor = row["metrics"][evaluation["metric"]], evaluation["factor"]
-    return f"{values['mean'][step] * factor:.2f} ± {values['interval'][step] * factor:.2f}"
+    values, factor, digits = row["metrics"][evaluation["metric"]], evaluation["factor"], evaluation.get("digits", 2)
+    if step >= len(values["mean"]):
+        return ""
+    return f"{values['mean'][step] * factor:.{digits}f} ± {values['interval'][step] * factor:.{digits}f}"
 
 
 def unit(text: str, recipe: str) -> str:
-    return text if recipe in ("sinusoid", "demo") else f"{text} %"
+    return text if recipe.startswith(("sinusoid", "demo", "rl-")) else f"{text} %"
 
 
 def page() -> str:
@@ -80,10 +84,9 @@ def page() -> str:
         "# Measured results",
         "",
         "Written by `make results` from `benchmarks/results/`, where each file holds the command, commit, seed, "
-        "versions and "
-        "machine of its run. Scores are means over 600 test tasks with their 95 % interval; accuracies are of the "
-        "transductive "
-        "kind unless marked, as the published ones are.",
+        "versions and machine of its run. Scores are means over 600 test tasks with their 95 % interval; accuracies "
+        "are of the transductive kind unless marked, as the published ones are. Returns are undiscounted, means over "
+        "the 40 test tasks of the published results.",
         "",
         short_table(),
         "",
@@ -116,9 +119,21 @@ def section(result: dict[str, Any]) -> list[str]:
             + ".",
             "",
         ]
+    if evaluation["metric"] == "return":
+        chosen = result["course"][:: max(len(result["course"]) // 8, 1)]
+        last = max(int(name.removeprefix("return_")) for name in chosen[0] if name.startswith("return_"))
+        lines += [
+            f"Mean return in training before and after {last} inner update{'s' if last > 1 else ''}: "
+            + ", ".join(
+                f"{each['return_0']:.0f} and {each[f'return_{last}']:.0f} at iteration {each['meta_steps']}"
+                for each in chosen
+            )
+            + ".",
+            "",
+        ]
     for table in evaluation["tables"]:
         last = len(table["rows"][0]["metrics"][evaluation["metric"]]["mean"]) - 1
-        steps = [step for step in (0, 1, 3, 5, 10) if step <= last]
+        steps = [step for step in (0, 1, 3, 5, 10) if step <= last] if last > 3 else list(range(last + 1))
         lines += [
             f"| {table['shots']}-shot, {evaluation['unit']} | step size | "
             f"{' | '.join(f'after {step}' for step in steps)} |",

@@ -43,3 +43,12 @@ def test_the_twenty_lines(page, capsys):
 def test_every_example_is_one_short_file():
     for path in (ROOT / "examples").glob("*.py"):
         assert len(path.read_text().splitlines()) < 200
+
+
+@pytest.mark.slow
+def test_navigation():
+    import navigation
+
+    returns = navigation.main(3)
+    assert returns.shape == (4,)
+    assert returns[1] > returns[0]

@@ -32,7 +32,7 @@ def compile_seconds(name: str, cache: str) -> float:
     from innerloop.experiment.data import miniimagenet, omniglot
 
     config = recipes.config(name)
-    session.set_up(config)
+    session.set_up(config.layout.shards, config.network.precision)
 
     def noise(*_: Any) -> dict[omniglot.Part, omniglot.Labelled]:
         images = np.random.default_rng(0).integers(

@@ -14,7 +14,8 @@ import tyro
 from innerloop import __version__
 from innerloop.errors import InnerloopError
 from innerloop.experiment import recipes
-from innerloop.experiment.config import Config, check, flag, leaves, to_json
+from innerloop.experiment.config import flag, leaves
+from innerloop.experiment.kinds import AnyConfig, check, session_of, to_json
 
 USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
@@ -114,11 +115,9 @@ def _train(arguments: list[str]) -> int:
     config = _parse(rest, recipes.config(name), f"innerloop train {name}")
     check(config)
     if dry:
-        from innerloop.experiment import session
-
-        session.dry_run(config)
+        session_of(config).dry_run(config)
         return 0
-    return _run_to_the_end(config)
+    return session_of(config).run_to_the_end(config)
 
 
 def _resume(arguments: list[str]) -> int:
@@ -128,7 +127,7 @@ def _resume(arguments: list[str]) -> int:
     check(config)
     if config.run_dir != stored.run_dir:
         raise InnerloopError(f"--run-dir is {config.run_dir}, but resume goes on in {name}; leave it out.")
-    return _run_to_the_end(replace(config, run_dir=name))
+    return session_of(config).run_to_the_end(replace(config, run_dir=name))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -137,7 +136,7 @@ def _evaluate(arguments: list[str]) -> None:
     config = _parse(rest, stored, f"innerloop evaluate {name}")
     _only(("evaluation", "data_dir"), stored, config, "evaluate takes --evaluation.* and --data-dir")
     check(config)
-    _score_and_report(Path(name), config)
+    session_of(config).score_and_report(Path(name), config, again=True)
 
 
 def _report(arguments: list[str]) -> None:
@@ -145,10 +144,10 @@ def _report(arguments: list[str]) -> None:
     stored = _stored_config(Path(name))
     config = _parse(rest, stored, f"innerloop report {name}")
     _only(("data_dir",), stored, config, "report takes --data-dir alone")
-    _score_and_report(Path(name), config, again=False)
+    session_of(config).score_and_report(Path(name), config, again=False)
 
 
-def _only(allowed: Sequence[str], stored: Config, config: Config, rule: str) -> None:
+def _only(allowed: Sequence[str], stored: AnyConfig, config: AnyConfig, rule: str) -> None:
     """Refuse changes to what a finished run was made with."""
     before = dict(leaves(stored))
     for field, value in leaves(config):
@@ -171,20 +170,7 @@ def _doctor(arguments: list[str]) -> int:
     return doctor.examine(print)
 
 
-def _run_to_the_end(config: Config) -> int:
-    """Train, evaluate and report, from wherever the run stands."""
-    from innerloop.experiment import session
-
-    return session.run_to_the_end(config)
-
-
-def _score_and_report(path: Path, config: Config, *, again: bool = True) -> None:
-    from innerloop.experiment import session
-
-    session.score_and_report(path, config, again=again)
-
-
-def _stored_config(path: Path) -> Config:
+def _stored_config(path: Path) -> AnyConfig:
     from innerloop.experiment.run import existing
 
     return existing(path).config
@@ -209,7 +195,7 @@ def _no_more(arguments: list[str], command: str) -> None:
         raise InnerloopError(f"innerloop {command} takes no arguments, but got {arguments[0]!r}.")
 
 
-def _parse(arguments: list[str], default: Config, program: str) -> Config:
+def _parse(arguments: list[str], default: AnyConfig, program: str) -> AnyConfig:
     """The default with the fields that the command line sets.
 
     Raises:
@@ -223,7 +209,9 @@ def _parse(arguments: list[str], default: Config, program: str) -> Config:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(Config, args=arguments, default=default, prog=program, config=(tyro.conf.AvoidSubcommands,))
+            return tyro.cli(
+                type(default), args=arguments, default=default, prog=program, config=(tyro.conf.AvoidSubcommands,)
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -6,15 +6,17 @@ Nothing here imports JAX, so that the program answers `--help` at once. `check` 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from innerloop.errors import InnerloopError
 
+T = TypeVar("T")
 Kind: TypeAlias = Literal["regression", "classification"]
 
 
@@ -302,7 +304,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + each.name, value
 
 
-def training_settings(config: Config) -> dict[str, Any]:
+def training_settings(config: Any) -> dict[str, Any]:
     """What the state after a number of meta-steps depends on, by flag."""
     apart = ("recipe", "evaluation", *FREE)
     return {f"--{flag(name)}": value for name, value in leaves(config) if name.split(".")[0] not in apart}
@@ -327,28 +329,52 @@ def from_json(text: str) -> Config:
     Raises:
         InnerloopError: if the text is not a configuration of this version.
     """
-    try:
+    parts: dict[str, type] = {
+        "network": Network,
+        "inner": Inner,
+        "outer": Outer,
+        "evaluation": Evaluation,
+        "layout": Layout,
+        "log": Log,
+    }
+    with readable():
         values = json.loads(text)
         kind = values["tasks"].pop("kind")
-        parts = {
-            "tasks": TASKS[kind],
-            "network": Network,
-            "inner": Inner,
-            "outer": Outer,
-            "evaluation": Evaluation,
-            "layout": Layout,
-            "log": Log,
-        }
-        for name, cls in parts.items():
-            entries = {key: tuple(value) if isinstance(value, list) else value for key, value in values[name].items()}
-            _require_types(cls, entries, f"{name}.")
-            values[name] = cls(**entries)
-        _require_types(Config, {name: value for name, value in values.items() if name not in parts})
-        config = Config(**values)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InnerloopError(f"This is no configuration of this version of innerloop ({error}).") from error
+        config = parsed(Config, {"tasks": TASKS[kind], **parts}, values)
     check(config)
     return config
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Say in one sentence that what is read is no configuration.
+
+    Raises:
+        InnerloopError: in place of any error that parsing gives.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InnerloopError(f"This is no configuration of this version of innerloop ({error}).") from error
+
+
+def parsed(cls: type[T], parts: Mapping[str, type], values: dict[str, Any]) -> T:
+    """The dataclass that JSON values describe.
+
+    Args:
+        cls: its class.
+        parts: the classes of the fields that are dataclasses themselves.
+        values: the fields.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: for what does not fit.
+    """
+    for name, part in parts.items():
+        entries = {key: tuple(value) if isinstance(value, list) else value for key, value in values[name].items()}
+        _require_types(part, entries, f"{name}.")
+        values[name] = part(**entries)
+    _require_types(cls, {name: value for name, value in values.items() if name not in parts})
+    return cls(**values)
 
 
 def _require_types(cls: type, entries: dict[str, Any], prefix: str = "") -> None:
@@ -371,7 +397,7 @@ def _is_of(hint: Any, value: Any) -> bool:
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
-def differences(ours: Config, theirs: Config) -> list[str]:
+def differences(ours: Any, theirs: Any) -> list[str]:
     """The settings in which two configurations differ, beyond those that a run may change along the way."""
     left, right = dict(leaves(ours)), dict(leaves(theirs))
     names = [name for name in left | right if name.split(".")[0] not in FREE and left.get(name) != right.get(name)]

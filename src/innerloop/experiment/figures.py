@@ -200,7 +200,7 @@ def episode(experiment: Experiment, meta: Meta, queries: int = 2) -> str:
 
 
 def parameter_paths(experiment: Experiment, meta: Meta) -> tuple[str, float]:
-    """The adapted parameters of test tasks on their way from the initialisation, in the plane where they differ most.
+    """The adapted parameters of test tasks on their way from the initialisation.
 
     Returns:
         The picture, and the share of the paths' variance that lies in the plane.
@@ -208,13 +208,25 @@ def parameter_paths(experiment: Experiment, meta: Meta) -> tuple[str, float]:
     settings = experiment.config.evaluation
     size = (settings.steps + 1) * sum(leaf.nbytes for leaf in jax.tree.leaves(meta.params))
     tasks = max(2, min(PATHS, settings.tasks, PATH_BYTES // size))
-    paths = project(trajectories(experiment, meta, tasks))
+    return drawn_paths(trajectories(experiment, meta, tasks))
+
+
+def drawn_paths(walks: Sequence[np.ndarray]) -> tuple[str, float]:
+    """Paths of parameters from a common origin, in the plane where they differ most.
+
+    Args:
+        walks: `[tasks, steps + 1, parameters]` relative to the origin, in one or several arrays.
+
+    Returns:
+        The picture, and the share of the paths' variance that lies in the plane.
+    """
+    paths = project(walks)
     figure, axis = pyplot().subplots(figsize=(5.2, 4.4))
     for path, colour in zip(paths.points, COLOURS * PATHS, strict=False):
         axis.plot(*path.T, marker=".", markersize=3, linewidth=1, color=colour, alpha=0.7)
         axis.plot(*path[-1], "o", markersize=5, color=colour)
     axis.plot(0, 0, "*", markersize=14, color="black", label="initialisation θ")
-    axis.plot([], [], "o", color=COLOURS[0], label=f"θ' of a task after {settings.steps} steps")
+    axis.plot([], [], "o", color=COLOURS[0], label=f"θ' of a task after {paths.points.shape[1] - 1} steps")
     axis.set(
         xlabel=f"first principal direction ({100 * paths.explained[0]:.0f} % of variance)",
         ylabel=f"second ({100 * paths.explained[1]:.0f} %)",

@@ -12,7 +12,7 @@ from innerloop.algorithms import ALGORITHMS
 from innerloop.experiment import figures, scoring
 from innerloop.experiment.build import Experiment
 from innerloop.experiment.config import Config, flag, leaves
-from innerloop.experiment.recipes import RECIPES, Published
+from innerloop.experiment.recipes import RECIPES, Published, Recipe
 from innerloop.experiment.run import Run, write_text
 from innerloop.types import Meta
 
@@ -42,21 +42,46 @@ def page(run: Run, experiment: Experiment, meta: Meta, result: dict[str, Any]) -
     text = {
         "title": f"{config.recipe}: {config.algorithm}",
         "lead": lead(config, result, environment),
-        "unit": result["unit"],
-        "test_tasks": str(result["test_tasks"]),
-        "test_seed": str(result["test_seed"]),
-        "paths_share": f"{100 * share:.0f}",
-        "command": shlex.join(environment["command"]),
-        "environment": json.dumps(environment, indent=2),
+        "learned": "Training tasks; each point is the mean over the meta-steps since the one before.",
         **picture_text(config),
     }
     markup = {
         "tiles": tiles(records, result),
-        "judges": judges(result),
+        "tested": tested(result),
         "tables": "".join(table_section(table, result, published) for table in result["tables"]),
         "picture": (figures.sinusoid_fits if config.kind == "regression" else figures.episode)(experiment, meta),
-        "paths": paths,
         "learning": figures.learning_curves(records, config.kind == "regression"),
+    }
+    return filled(config, environment, paths, share, recipe, text, markup)
+
+
+def filled(
+    config: Any,
+    environment: dict[str, Any],
+    paths: str,
+    share: float,
+    recipe: Recipe | None,
+    text: dict[str, str],
+    markup: dict[str, str],
+) -> str:
+    """The page, with what all reports share.
+
+    Args:
+        config: the configuration.
+        environment: what was known of versions and machine.
+        paths: the picture of the fast weights.
+        share: the part of their variance that it shows.
+        recipe: where the configuration came from.
+        text: the rest that is plain text.
+        markup: the rest that is HTML.
+    """
+    text = text | {
+        "paths_share": f"{100 * share:.0f}",
+        "command": shlex.join(environment["command"]),
+        "environment": json.dumps(environment, indent=2),
+    }
+    markup = markup | {
+        "paths": paths,
         "deviations": deviations(recipe.deviations if recipe else ""),
         "settings": settings(config),
     }
@@ -95,21 +120,26 @@ def tiles(records: Sequence[dict[str, Any]], result: dict[str, Any]) -> str:
         (scoring.cell(result, row, 0), f"{unit} before adaptation"),
         (scoring.cell(result, row, last), f"{unit} after {settings}"),
     ]
-    rates = sorted(record["tasks_per_second"] for record in records)
+    rates = sorted(record["tasks_per_second"] for record in records if "tasks_per_second" in record)
     if rates:
         shown.append((f"{rates[len(rates) // 2]:,.0f}", "training tasks a second (median)"))
     tile = '<div class="tile"><b>{}</b><span>{}</span></div>'
     return "".join(tile.format(escape(number), escape(meaning)) for number, meaning in shown)
 
 
-def judges(result: dict[str, Any]) -> str:
-    if {row["judge"] for table in result["tables"] for row in table["rows"]} == {"query"}:
-        return ""
+def tested(result: dict[str, Any]) -> str:
+    """What the scores are of."""
+    judges = ""
+    if {row["judge"] for table in result["tables"] for row in table["rows"]} != {"query"}:
+        judges = (
+            f"<b>Transductive</b>: the query images of a task ({result['queries']} of each class) are normalised "
+            "together, by their own statistics, as in the published figures. <b>Inductive</b>: each query image is "
+            "judged alone, with statistics that do not depend on the others. "
+        )
     return (
-        f"<b>Transductive</b>: the query images of a task ({result['queries']} of each class) are normalised together, "
-        f"by "
-        "their own statistics, as in the published figures. <b>Inductive</b>: each query image is judged alone, with "
-        "statistics that do not depend on the others."
+        f"{result['test_tasks']} test tasks that training never saw, fixed by seed {result['test_seed']}; mean and "
+        f"95 % interval over tasks (1.96 &sigma;/&radic;n) in {escape(result['unit'])}. {judges}Baselines take their step "
+        "size from validation tasks."
     )
 
 
@@ -143,7 +173,7 @@ def deviations(text: str) -> str:
     return f'<h2>Where this departs from the published experiment</h2><p class="note">{escape(text)}</p>'
 
 
-def settings(config: Config) -> str:
+def settings(config: Any) -> str:
     rows = "".join(
         f"<tr><td><code>--{escape(flag(name))}</code></td><td>{escape(str(value))}</td></tr>"
         for name, value in leaves(config)

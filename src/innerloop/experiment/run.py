@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from innerloop.errors import InnerloopError
-from innerloop.experiment.config import Config, differences, from_json, to_json
+from innerloop.experiment.config import differences
+from innerloop.experiment.kinds import AnyConfig, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Run:
     """
 
     path: Path
-    config: Config
+    config: Any
 
     @property
     def checkpoints(self) -> Path:
@@ -94,7 +95,7 @@ class Run:
         write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def directory_of(config: Config) -> Path:
+def directory_of(config: AnyConfig) -> Path:
     """Where the run of a configuration lies."""
     algorithm = "" if config.algorithm == "maml" else f"-{config.algorithm}"
     return Path(config.run_dir or f"runs/{config.recipe}{algorithm}-seed{config.seed}")
@@ -125,7 +126,7 @@ def existing(path: Path) -> Run:
     return run
 
 
-def create(path: Path, config: Config) -> Run:
+def create(path: Path, config: AnyConfig) -> Run:
     """A new run directory, holding its configuration and environment."""
     path.mkdir(parents=True, exist_ok=True)
     run = Run(path, config)
@@ -134,7 +135,7 @@ def create(path: Path, config: Config) -> Run:
     return run
 
 
-def require_same(run: Run, config: Config) -> None:
+def require_same(run: Run, config: AnyConfig) -> None:
     """Refuse to continue a run under another configuration.
 
     Raises:
@@ -212,7 +213,7 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def environment(config: Config) -> dict[str, Any]:
+def environment(config: AnyConfig) -> dict[str, Any]:
     """What the figures of a run depend on beyond its configuration."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

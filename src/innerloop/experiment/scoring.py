@@ -193,9 +193,11 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
 
 
 def cell(result: dict[str, Any], row: dict[str, Any], step: int) -> str:
-    """A score after a number of inner steps with its interval, in the unit of the result."""
+    """A score after a number of inner steps with its interval, in the unit of the result; nothing beyond the last."""
     values, factor = row["metrics"][result["metric"]], result["factor"]
-    digits = 2 if factor == 1 else 1
+    if step >= len(values["mean"]):
+        return ""
+    digits = result.get("digits", 2 if factor == 1 else 1)
     return f"{values['mean'][step] * factor:.{digits}f} ± {values['interval'][step] * factor:.{digits}f}"
 
 
@@ -217,18 +219,19 @@ def as_text(result: dict[str, Any]) -> str:
     for table in result["tables"]:
         here = [each for each in published if each.shots == table["shots"]]
         steps = shown_steps(table, result["metric"], here)[-4:]
-        name_width = 80 - 13 * len(steps)
-        head = "".join(f"{f'after {step}':>13}" for step in steps)
+        width = max(13, 2 + max(len(cell(result, row, step)) for row in table["rows"] for step in steps))
+        name_width = 80 - width * len(steps)
+        head = "".join(f"{f'after {step}':>{width}}" for step in steps)
         title = f"{table['shots']}-shot, {result['unit']}"
         lines += ["", f"{title[: name_width - 1]:<{name_width}}{head}"]
         for row in table["rows"]:
-            cells = "".join(f"{cell(result, row, step):>13}" for step in steps)
+            cells = "".join(f"{cell(result, row, step):>{width}}" for step in steps)
             lines.append(f"{shortened(row_name(row), name_width - 1):<{name_width}}{cells}")
         for method in dict.fromkeys(each.method for each in here):
             figure_at = {each.steps: each for each in here if each.method == method}
             source = next(iter(figure_at.values())).source
             sources += [] if source in sources else [source]
-            cells = "".join(f"{figure_at[step].text if step in figure_at else '':>13}" for step in steps)
+            cells = "".join(f"{figure_at[step].text if step in figure_at else '':>{width}}" for step in steps)
             name = f"{shortened(method, name_width - 5)} [{sources.index(source) + 1}]"
             lines.append(f"{name:<{name_width}}{cells}")
     lines.append(f"mean and 95 % interval over {result['test_tasks']} test tasks, after so many inner steps")

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def run_to_the_end(config: Config) -> int:
         if begun:
             runs.require_same(begun, config)
             config = replace(config, layout=begun.config.layout)
-        set_up(config)
+        set_up(config.layout.shards, config.network.precision)
         progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
         experiment = build(config, progress.say)
         experiment.require_tasks()
@@ -55,7 +56,7 @@ def run_to_the_end(config: Config) -> int:
 def dry_run(config: Config) -> None:
     """Say what a run would be and need, and write nothing."""
     progress = Progress()
-    set_up(config)
+    set_up(config.layout.shards, config.network.precision)
     from innerloop.experiment import plan, training, tune
     from innerloop.experiment.build import assemble, build
 
@@ -74,7 +75,7 @@ def score_and_report(path: Path, config: Config, *, again: bool) -> None:
     progress = Progress()
     with runs.locked(path):
         run = replace(runs.existing(path), config=config)
-        set_up(config)
+        set_up(config.layout.shards, config.network.precision)
         from innerloop.experiment import training
         from innerloop.experiment.build import build
 
@@ -93,10 +94,17 @@ def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, ag
         result = scoring.score(run, experiment, state.meta, step, progress)
     measured = replace(experiment.config, evaluation=Evaluation.from_json(result["settings"]))
     experiment = replace(experiment, config=measured)
+    printed_and_reported(run, result, progress, lambda: report.write(run, experiment, state.meta, result))
+
+
+def printed_and_reported(run: runs.Run, result: dict[str, Any], progress: Progress, write: Callable[[], None]) -> None:
+    """Print the table of an evaluation and write the report, if what draws it is installed."""
+    from innerloop.experiment import scoring
+
     progress.say(scoring.as_text(result))
     try:
         with progress.timed("writing the report"):
-            report.write(run, experiment, state.meta, result)
+            write()
     except InnerloopError as error:
         if "matplotlib" not in str(error):
             raise
@@ -105,19 +113,26 @@ def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, ag
     progress.say(f"report: {run.report.resolve()}")
 
 
-def set_up(config: Config) -> None:
+def set_up(shards: int = 0, precision: str = "float32") -> None:
     """Prepare JAX: one CPU device for each shard, and compiled programs kept between sessions.
 
     Must come before JAX computes anything.
+
+    Args:
+        shards: devices that tasks are spread over; 0 for as many as there are cores.
+        precision: in which the network computes.
+
+    Raises:
+        InnerloopError: if the device does not compute in that.
     """
     import jax
 
-    devices = config.layout.shards or runs.cores()
+    devices = shards or runs.cores()
     if jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_num_cpu_devices", devices)
-    if config.network.precision == "float64":
+    if precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    require_precision(config.network.precision)
+    require_precision(precision)
     cache = store.cache_dir() / "xla"
     with suppress(OSError):  # JAX says so if it cannot write there, and goes on
         cache.mkdir(exist_ok=True, mode=0o700)

@@ -18,7 +18,7 @@ from innerloop.errors import InnerloopError
 from innerloop.evaluate import evaluate
 from innerloop.experiment import checkpoint, plan
 from innerloop.experiment.build import Experiment
-from innerloop.experiment.config import Config, training_settings
+from innerloop.experiment.config import training_settings
 from innerloop.experiment.progress import Progress, Recorder, duration
 from innerloop.experiment.run import Run
 from innerloop.outer import MetaState
@@ -43,8 +43,16 @@ def trained_state(run: Run, experiment: Experiment, progress: Progress) -> MetaS
     Raises:
         InnerloopError: if there is none.
     """
-    settings = training_settings(run.config)
-    state = checkpoint.read_newest(run.checkpoints, initial_state(experiment), settings, progress.say)
+    return newest_state(run, initial_state(experiment), progress)
+
+
+def newest_state(run: Run, template: MetaState, progress: Progress) -> MetaState:
+    """The state of the newest checkpoint, of the same structure as the template.
+
+    Raises:
+        InnerloopError: if there is none.
+    """
+    state = checkpoint.read_newest(run.checkpoints, template, training_settings(run.config), progress.say)
     if state is None:
         raise InnerloopError(f"{run.path} has no whole checkpoint; start training with: innerloop resume {run.path}")
     return state
@@ -175,14 +183,14 @@ def training_line(values: dict[str, float], pace: Pace) -> str:
     return "  ".join([*parts, f"ETA {duration(pace.remaining)}"])
 
 
-def require_finite(values: dict[str, float], step: int, saved: int, config: Config) -> None:
+def require_finite(values: dict[str, float], step: int, saved: int, config: Any) -> None:
     """Stop a run whose numbers are no longer numbers."""
     bad = [name for name, value in values.items() if not np.isfinite(value)]
     if bad:
         _diverged(f"{bad[0]} is {values[bad[0]]}", step, saved, config)
 
 
-def require_finite_state(state: MetaState, step: int, saved: int, config: Config) -> None:
+def require_finite_state(state: MetaState, step: int, saved: int, config: Any) -> None:
     """Never save parameters that are not numbers."""
     if not all(
         np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.meta) if np.issubdtype(leaf.dtype, np.floating)
@@ -190,7 +198,7 @@ def require_finite_state(state: MetaState, step: int, saved: int, config: Config
         _diverged("a parameter is not finite", step, saved, config)
 
 
-def _diverged(what: str, step: int, saved: int, config: Config) -> None:
+def _diverged(what: str, step: int, saved: int, config: Any) -> None:
     kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
     raise InnerloopError(
         f"Training diverged: {what} at step {step} with --inner.learning-rate {config.inner.learning_rate:g} and "
@@ -199,14 +207,19 @@ def _diverged(what: str, step: int, saved: int, config: Config) -> None:
 
 
 @contextmanager
-def interruptions() -> Iterator["Flag"]:
-    """A flag that SIGINT and SIGTERM raise; a second signal ends the process at once, as usual."""
+def interruptions(after: str = "these meta-steps") -> Iterator["Flag"]:
+    """A flag that SIGINT and SIGTERM raise; a second signal ends the process at once, as usual.
+
+    Args:
+        after: what comes to its end first.
+    """
     flag = Flag()
     previous: dict[signal.Signals, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         flag.raised = True
-        os.write(sys.stderr.fileno(), b"\nstopping after these meta-steps, and saving; once more stops at once\n")
+        words = f"\nstopping after {after}, and saving; once more stops at once\n"
+        os.write(sys.stderr.fileno(), words.encode())
         for each, handler in previous.items():
             signal.signal(each, handler)
 

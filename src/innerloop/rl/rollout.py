@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
-from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts
+from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step
 from innerloop.types import Params, PRNGKey
 
 NEVER = np.iinfo(np.int32).max  # the number of no episode: sorts behind all others
@@ -58,6 +58,8 @@ def collect(
     With a `JaxEnv` this is a pure function, compiled as a whole, to be called within other compiled functions too. With
     a `HostEnv` it is a loop over time on the host: one compiled call chooses all actions, one call steps all
     environments. Episodes run in `num_envs // tasks` copies for each task at once.
+
+    An episode whose observation or reward is no longer finite ends there; it is marked, and the numbers become 0.
 
     Args:
         env: the environment.
@@ -157,6 +159,15 @@ def _act(policy: Policy, params: Any, observation: Array, keys: Array, t: Array)
     return jax.vmap(jax.vmap(one, (None, 0, 0, 0)))(params, observation, keys, t)
 
 
+def _sound(step: Step) -> tuple[Step, Any]:
+    """The step without what is not finite, which ends the episode, and whether it was; for NumPy and JAX arrays."""
+    where = jnp.where if isinstance(step.reward, Array) else np.where
+    finite = jnp.isfinite if isinstance(step.reward, Array) else np.isfinite
+    sound = finite(step.observation).all(axis=-1) & finite(step.reward)
+    observation = where(sound[..., None], step.observation, 0)
+    return Step(observation, where(sound, step.reward, 0), step.terminated | ~sound, step.truncated & sound), ~sound
+
+
 @partial(jax.jit, static_argnames=("policy", "episodes", "keep_next"))
 def _episodes(
     env: JaxEnv, policy: Policy, params: Any, tasks: Array, key: PRNGKey, episodes: int, keep_next: bool
@@ -168,9 +179,12 @@ def _episodes(
             state, observation, running = carry
             action, info = policy(params, observation, jax.random.fold_in(key, t + 1))
             state, step = env.step(task, state, action)
+            step, broken = _sound(step)
             truncated = ~step.terminated & (step.truncated | (t == env.horizon - 1))
             after = step.observation if keep_next else None
-            record = Rollouts(observation, action, step.reward, info, t, running, step.terminated, truncated, after)
+            record = Rollouts(
+                observation, action, step.reward, info, t, running, step.terminated, truncated, broken, after
+            )
             record = jax.tree.map(lambda leaf: jnp.where(running, leaf, jnp.zeros_like(leaf)), record)
             return (state, step.observation, running & ~step.terminated & ~truncated), record
 
@@ -239,10 +253,11 @@ def _budget(
     def take_step(slots: _Slots, state: Any, observation: Array, keys: Array) -> tuple[Any, Array, Rollouts]:
         action, info = _act(policy, params, observation, keys, slots.t)
         state, step = advance(tasks, state, action)
+        step, broken = _sound(step)
         truncated = ~step.terminated & (step.truncated | (slots.t == horizon - 1))
         after = step.observation if keep_next else None
         record = Rollouts(
-            observation, action, step.reward, info, slots.t, slots.running, step.terminated, truncated, after
+            observation, action, step.reward, info, slots.t, slots.running, step.terminated, truncated, broken, after
         )
         return state, step.observation, record
 
@@ -310,7 +325,7 @@ def _on_host(
             break
         chosen = _act_at_once(policy, params, observation.reshape(*shape, -1), keys, slots.t)
         action, info = jax.tree.map(partial(_rows_of, ids=ids), chosen)
-        step = env.step(tasks[task_of[ids]], action, ids)
+        step, broken = _sound(env.step(tasks[task_of[ids]], action, ids))
         number, t = _rows_of(slots.number, ids), _rows_of(slots.t, ids)
         after = step.observation.astype(float_type)
         truncated = ~step.terminated & (step.truncated | (t == horizon - 1))
@@ -323,6 +338,7 @@ def _on_host(
             "mask": np.ones(len(ids), bool),
             "terminated": step.terminated,
             "truncated": truncated,
+            "broken": broken,
             "next_observation": after if keep_next else None,
         }
         record = Rollouts(**fields)

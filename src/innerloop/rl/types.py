@@ -156,6 +156,8 @@ class Rollouts(NamedTuple):
         mask: whether there is a step here, `[...]`.
         terminated: whether the task ended with this step, `[...]`.
         truncated: whether the episode was broken off after this step, by the horizon or otherwise, `[...]`.
+        broken: whether the episode ended with this step because what the environment answered was not finite; it then
+            counts as terminated, with a reward of 0, `[...]`.
         next_observation: after the action, `[..., observation]`, if asked for: to estimate what a truncated episode
             would still have earned.
     """
@@ -168,6 +170,7 @@ class Rollouts(NamedTuple):
     mask: Bool[Array, "tasks rows time"]
     terminated: Bool[Array, "tasks rows time"]
     truncated: Bool[Array, "tasks rows time"]
+    broken: Bool[Array, "tasks rows time"]
     next_observation: Float[Array, "tasks rows time observation"] | None = None
 
     @property

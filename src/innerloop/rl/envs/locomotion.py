@@ -143,7 +143,7 @@ class Locomotion:
         actions: np.ndarray,
         ids: np.ndarray | None = None,
     ) -> Step:
-        """Act; see `innerloop.rl.HostEnv`. A simulation that becomes unstable is terminated.
+        """Act; see `innerloop.rl.HostEnv`. A simulation that becomes unstable is terminated, its observation NaN.
 
         Raises:
             InnerloopError: if there is not one fitting task and one finite action for each simulation.
@@ -166,8 +166,10 @@ class Locomotion:
         self._batch.step(ids, stage=self._stage)
         motion = self._at(ids)
         reward = self.goal.reward(motion, tasks) + self.robot.upkeep(motion, actions)
-        terminated = self.robot.fallen(motion) | self._unstable(ids, motion)
-        return Step(self._observe(motion, tasks), reward, terminated, np.zeros(len(ids), bool))
+        unstable = self._unstable(ids, motion)
+        observation = self._observe(motion, tasks)
+        observation[unstable] = np.nan  # not the start that MuJoCo puts it back to
+        return Step(observation, reward, self.robot.fallen(motion) | unstable, np.zeros(len(ids), bool))
 
     def render(self, index: int = 0, *, size: int = 480) -> UInt8[np.ndarray, "size size 3"]:
         """A picture of one simulation, from the camera that follows the robot; it needs OpenGL, see `MUJOCO_GL`."""
@@ -178,6 +180,20 @@ class Locomotion:
             self._renderer = self._mujoco.Renderer(model, size, size)
         self._renderer.update_scene(data, camera="track")
         return self._renderer.render()
+
+    def capsules(self, index: int = 0) -> tuple[Float[np.ndarray, "n 2 3"], Float[np.ndarray, " n"]]:
+        """What one simulation's robot is made of, to be drawn without OpenGL.
+
+        Returns:
+            Both ends of each capsule in metres (twice the centre for a sphere), and their radii.
+        """
+        model, data = self.robot.model, self._batch.get_data(index)
+        self._mujoco.mj_forward(model, data)
+        kinds = self._mujoco.mjtGeom
+        ids = np.flatnonzero(np.isin(model.geom_type, [kinds.mjGEOM_CAPSULE.value, kinds.mjGEOM_SPHERE.value]))
+        half = np.where(model.geom_type[ids] == kinds.mjGEOM_CAPSULE.value, model.geom_size[ids, 1], 0.0)
+        along = half[:, None] * data.geom_xmat[ids].reshape(-1, 3, 3)[:, :, 2]
+        return np.stack([data.geom_xpos[ids] - along, data.geom_xpos[ids] + along], axis=1), model.geom_size[ids, 0]
 
     def close(self) -> None:
         """Release what rendering holds."""

@@ -1,0 +1,1 @@
+"""Meta-reinforcement learning as the program runs it: recipes, training, evaluation, report."""

@@ -1,0 +1,338 @@
+r"""Meta-reinforcement learning: Algorithm 3 of MAML's paper, as one meta-iteration.
+
+Each task's policy is adapted by `innerloop.adapt`, on one batch of experience for each inner step, collected by the
+policy of that step. Within the outer update the batches are constants, and the adapted parameters a function of what is
+learned: they are computed again, by the same `adapt`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from innerloop.adapt import adapt
+from innerloop.adjoint import Adjoint, FirstOrder, Mixed, Reverse, Truncated
+from innerloop.errors import InnerloopError
+from innerloop.layout import Layout, fast_products, map_over_tasks, mean_over_tasks
+from innerloop.outer import MetaState
+from innerloop.rl.objectives import Estimator, estimator, exploration, likelihood, mean, surrogate
+from innerloop.rl.policies import Distribution, StochasticPolicy
+from innerloop.rl.returns import Advantages, Experience, advantages
+from innerloop.rl.rollout import collect
+from innerloop.rl.trpo import TrustRegion
+from innerloop.rl.types import HostEnv, JaxEnv, Rollouts
+from innerloop.rl.updates import OuterUpdate, Problem
+from innerloop.trees import differentiable, merge, split
+from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
+
+Tree = TypeVar("Tree")
+
+RLState = MetaState
+"""What a run is: `meta`, `optimizer` (the outer update's state), `step` and `key`, as in supervised learning."""
+
+RLStep = Callable[[RLState], tuple[RLState, Metrics]]
+"""One meta-iteration."""
+
+
+class Sampling(NamedTuple):
+    """How much is collected of each task, and how often: see `collect`.
+
+    Attributes:
+        episodes: whole episodes of each task.
+        steps: or else, the steps of each task that whole episodes must reach.
+        next_observation: whether to keep what follows each step too, for `advantages(bootstrap=True)`.
+    """
+
+    episodes: int | None = None
+    steps: int | None = None
+    next_observation: bool = False
+
+
+class Adaptation(NamedTuple):
+    """Tasks on their way through collecting and adapting by turns.
+
+    Attributes:
+        returns: the mean undiscounted return of each task after 0, 1, ..., `steps` updates, `[tasks, steps + 1]`.
+        episodes: over how many episodes each is the mean, `[tasks, steps + 1]`.
+        broken: how many of these ended because something was no longer finite, `[tasks, steps + 1]`.
+        params: the policy's parameters then, leaves `[tasks, steps + 1, ...]`.
+        experience: what was collected, and judged, leaves `[tasks, steps + 1, ...]`.
+    """
+
+    returns: Array
+    episodes: Array
+    broken: Array
+    params: Params
+    experience: Experience
+
+
+def init(params: Params, rule: InnerRule, outer: OuterUpdate, key: PRNGKey) -> RLState:
+    """The state before the first meta-iteration.
+
+    Args:
+        params: the policy's initial parameters.
+        rule: the inner rule, whose parameters are learned with them.
+        outer: the outer update.
+        key: the run's key.
+    """
+    meta = Meta(params, rule.init(params))
+    return RLState(meta, outer.init(split(meta, differentiable(meta))[0]), jnp.zeros((), jnp.int32), key)
+
+
+def train_step(
+    env: JaxEnv | HostEnv,
+    policy: StochasticPolicy,
+    *,
+    rule: InnerRule,
+    num_tasks: int,
+    sampling: Sampling,
+    steps: int = 1,
+    inner: Estimator | str = "log-likelihood",
+    outer: OuterUpdate = TrustRegion(),
+    adjoint: Adjoint = Mixed(),
+    experience: Advantages | None = None,
+    layout: Layout = Layout(),
+) -> RLStep:
+    r"""One meta-iteration: draw tasks, collect, adapt, collect again, update what is learned.
+
+    With `steps` inner updates each task's episodes are collected `steps + 1` times: with the initial policy, and after
+    every update with the policy that it made. With a `JaxEnv` all of it is one compiled program. With a `HostEnv` it is
+    a function on the host around three compiled pieces.
+
+    Args:
+        env: the environment.
+        policy: the policy; the same object gives the same program.
+        rule: the inner update. What it may learn (step sizes, say) is learned.
+        num_tasks: tasks in an iteration, drawn from `env.tasks`.
+        sampling: how much is collected of each.
+        steps: inner updates; 0 trains one policy for all tasks, without adaptation.
+        inner: the inner estimator, or its name in `ESTIMATORS`.
+        outer: the outer update: `TrustRegion()`, `ppo(optimizer)` or `Descent(optimizer)`.
+        adjoint: how the meta-gradient flows back through the inner updates; `FirstOrder()` for the approximation.
+        experience: how rollouts are judged; `advantages()` unless given.
+        layout: how the tasks are laid out in the outer update. Their activations take most of the memory: for each
+            task computed at once, about a dozen times its steps x hidden units x layers.
+
+    Returns:
+        `state -> (state, metrics)`. The metrics have `returns`, the mean undiscounted return after 0, ..., `steps`
+        updates `[steps + 1]`, `episodes`, their number for each task and collection, `broken`, the number of those that
+        ended because something was no longer finite, and those of the outer update.
+
+    Raises:
+        InnerloopError: if there is no task, if the layout does not suit, or for an unknown estimator.
+
+    Reference:
+        Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, 2017, algorithm 3.
+    """
+    if num_tasks < 1:
+        raise InnerloopError(f"An iteration has num_tasks={num_tasks} tasks; it needs at least 1.")
+    layout.require(num_tasks)
+    row = estimator(inner) if isinstance(inner, str) else inner
+    run = _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)
+    problem_of = _outer_problem(policy, rule, steps, row, outer, adjoint, layout)
+
+    @jax.jit
+    def update(state: RLState, data: Experience, score: Array, key: PRNGKey) -> tuple[RLState, Metrics]:
+        learned, constant = split(state.meta, differentiable(state.meta))
+        learned, kept, metrics = outer.update(problem_of(constant, data, score, key), learned, state.optimizer)
+        return RLState(merge(learned, constant), kept, state.step + 1, state.key), metrics
+
+    def step(state: RLState) -> tuple[RLState, Metrics]:
+        task_key, sample_key, update_key = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        tasks = env.tasks.sample(task_key, num_tasks)
+        of = run(state.meta, tasks, sample_key)
+        score = _score(of.experience, of.returns[:, -1], of.episodes[:, -1])
+        state, metrics = update(state, of.experience, score, update_key)
+        counts = {"returns": of.returns.mean(axis=0), "episodes": of.episodes.mean(), "broken": of.broken.sum()}
+        return state, counts | metrics
+
+    return step if isinstance(env, HostEnv) else jax.jit(step)
+
+
+def evaluate(
+    env: JaxEnv | HostEnv,
+    policy: StochasticPolicy,
+    meta: Meta,
+    tasks: Array | np.ndarray,
+    key: PRNGKey,
+    *,
+    rule: InnerRule,
+    sampling: Sampling,
+    steps: int = 3,
+    inner: Estimator | str = "log-likelihood",
+    experience: Advantages | None = None,
+    layout: Layout = Layout(),
+) -> Adaptation:
+    r"""Adapt to given tasks by 1, ..., `steps` updates, and measure the return after each.
+
+    The episodes that measure the return after `t` updates are those that make update `t + 1`, as in the paper, where
+    the first update is larger than the others: `rule=smaller_later(rule, 0.5)`.
+
+    Args:
+        env: the environment.
+        policy: the policy.
+        meta: what was learned.
+        tasks: `[tasks, *shape]`, for example `envs.reference_tasks(name)`.
+        key: all randomness.
+        rule: the inner update, which need not be that of training.
+        sampling: how much is collected of each task.
+        steps: inner updates.
+        inner: the inner estimator, or its name in `ESTIMATORS`.
+        experience: how rollouts are judged; `advantages()` unless given.
+        layout: how the tasks are laid out.
+
+    Returns:
+        The returns, and the policies that they are of; `innerloop.summarise` gives their mean and 95 % interval.
+    """
+    row = estimator(inner) if isinstance(inner, str) else inner
+    return _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)(meta, tasks, key)
+
+
+def smaller_later(rule: InnerRule, factor: float) -> InnerRule:
+    r"""The same rule, but all its updates after the first are multiplied by a factor, as at the paper's test.
+
+    Args:
+        rule: the rule.
+        factor: of the second update and those after it; 0.5 in most of the paper's experiments.
+
+    Raises:
+        InnerloopError: if the factor is negative or not finite.
+    """
+    if not 0 <= factor < float("inf"):
+        raise InnerloopError(f"Later updates are multiplied by {factor}; it must be a finite number of at least 0.")
+
+    def transform(learned: RuleParams, step: Step) -> optax.GradientTransformation:
+        return optax.chain(rule.transform(learned, step), optax.scale(jnp.where(step == 0, 1.0, factor)))
+
+    return rule._replace(transform=transform)
+
+
+def _adaptation(
+    env: JaxEnv | HostEnv,
+    policy: StochasticPolicy,
+    rule: InnerRule,
+    sampling: Sampling,
+    steps: int,
+    row: Estimator,
+    experience: Advantages,
+    layout: Layout,
+) -> Callable[[Meta, Any, PRNGKey], Adaptation]:
+    """Collect and adapt by turns."""
+    loss = row.loss(policy)
+
+    def adapted(shared: tuple[Meta, PRNGKey], batches: Experience) -> Params:
+        meta, key = shared
+        number = batches.weight.shape[0]
+        # From the start each time, so that a rule sees the steps' numbers and its own state, whatever it is.
+        return adapt(loss, meta, PerStep(batches), key, rule=rule, steps=number, adjoint=FirstOrder()).params
+
+    adapt_all = jax.jit(map_over_tasks(adapted, layout))
+    judge_all = jax.jit(map_over_tasks(lambda _, rollouts: experience(rollouts), Layout()))
+
+    def run(meta: Meta, tasks: Any, key: PRNGKey) -> Adaptation:
+        count = tasks.shape[0]
+        params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), meta.params)
+        records: list[Adaptation] = []
+        for step in range(steps + 1):
+            rollouts: Rollouts = collect(
+                env, policy, params, tasks, jax.random.fold_in(key, step), **sampling._asdict()
+            )
+            broken = rollouts.broken.sum(axis=(1, 2))
+            measured = rollouts.mean_return, rollouts.num_episodes, broken
+            records.append(Adaptation(*measured, params, judge_all((), rollouts)))  # pyright: ignore[reportArgumentType]
+            if step < steps:
+                params = adapt_all((meta, key), _stacked([each.experience for each in records]))
+        return _stacked(records)
+
+    return run
+
+
+def _outer_problem(
+    policy: StochasticPolicy,
+    rule: InnerRule,
+    steps: int,
+    row: Estimator,
+    outer: OuterUpdate,
+    adjoint: Adjoint,
+    layout: Layout,
+) -> Callable[[Any, Experience, Array, PRNGKey], Problem]:
+    """The outer loss and its derivatives, from an iteration's experience."""
+    inner_loss, outer_loss = row.loss(policy), surrogate(policy, getattr(outer, "clip", None))
+    penalty = getattr(outer, "penalty", 0.0)
+
+    def one(shared: Any, item: Any) -> tuple[Scalar, Metrics]:
+        """The loss of one task after adaptation."""
+        learned, constant, key = shared
+        data, share, score = item
+        meta = merge(learned, constant)
+        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], data) for part in (slice(steps), steps))
+        along = steps > 0 and (row.exploration or penalty)
+        adapted = adapt(
+            inner_loss, meta, PerStep(early), key, rule=rule, steps=steps, adjoint=adjoint, trajectory=bool(along)
+        )
+        loss, metrics = outer_loss(adapted.params, last, key)
+        for step in range(steps if along else 0):
+            params, batch = (jax.tree.map(lambda leaf, at=step: leaf[at], tree) for tree in (adapted.trajectory, early))
+            if row.exploration:
+                loss += row.exploration * exploration(policy, params, batch, score)
+            if penalty:
+                loss += penalty * mean(likelihood(policy, params, batch)[2], batch.weight) / steps
+        return loss, {"loss": loss, "kl": metrics["kl"] * share}
+
+    def policy_of(shared: Any, item: Any) -> Distribution:
+        """The distributions of one task's actions after adaptation."""
+        learned, constant, key = shared
+        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], item) for part in (slice(steps), steps))
+        meta = merge(learned, constant)
+        adapted = adapt(inner_loss, meta, PerStep(early), key, rule=rule, steps=steps, adjoint=_forward(adjoint))
+        return policy.distribution(adapted.params, last.observation)
+
+    recompute = getattr(outer, "recompute", False)
+    policies = map_over_tasks(jax.checkpoint(policy_of) if recompute else policy_of, layout)
+    gradient, evaluate = mean_over_tasks(one, layout), map_over_tasks(lambda *of: one(*of)[1], layout)
+
+    def problem(constant: Any, data: Experience, score: Array, key: PRNGKey) -> Problem:
+        count = data.weight[:, -1].sum(axis=(1, 2))
+        items = data, count / count.mean(), score  # the share makes the mean over tasks one over all their steps
+
+        def curvature(learned: Params) -> Callable[[Params], Params]:
+            after, forward = jax.linearize(lambda learned: policies((learned, constant, key), data), learned)
+            back = jax.linear_transpose(forward, learned)
+            weight = data.weight[:, -1] / data.weight[:, -1].sum()
+            slope = jax.grad(lambda now: jnp.sum(weight * policy.kl(after, now)))
+
+            def product(vector: Params) -> Params:
+                return back(jax.jvp(slope, (after,), (forward(vector),))[1])[0]
+
+            return fast_products(product)
+
+        def values(learned: Params) -> tuple[Scalar, Scalar]:
+            metrics = evaluate((learned, constant, key), items)
+            return metrics["loss"].mean(), metrics["kl"].mean()
+
+        return Problem(lambda learned: gradient((learned, constant, key), items), curvature, values)
+
+    return problem
+
+
+def _forward(adjoint: Adjoint) -> Adjoint:
+    """The same derivatives from an adjoint that has forward mode."""
+    if isinstance(adjoint, Mixed):
+        return Reverse(adjoint.unroll)
+    return replace(adjoint, adjoint=_forward(adjoint.adjoint)) if isinstance(adjoint, Truncated) else adjoint
+
+
+def _score(data: Experience, returns: Array, episodes: Array) -> Array:
+    """What the adapted policy of each task is worth, less the mean over tasks, in units of the outer loss."""
+    length = data.weight[:, -1].sum() / episodes.sum()
+    return (returns - returns.mean()) / (length * data.scale[:, -1].mean())
+
+
+def _stacked(trees: list[Tree]) -> Tree:
+    """What there is of each step, `[tasks, ...]`, as one tree `[tasks, steps, ...]`."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *trees)

@@ -1,0 +1,171 @@
+"""One meta-iteration: the updates asked for are taken, the curvature is exact, and every combination of values runs."""
+
+from functools import partial
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from innerloop import FirstOrder, InnerloopError, Layout, Meta, Mixed, PerStep, adapt, models, rl, rules
+from innerloop.adjoint import Truncated
+from innerloop.rl import train
+from rl.countdown import HostCountdown
+
+ENV = rl.envs.make("Navigation2D")
+MODEL = models.mlp(2, (6,), 2, activation=jnp.tanh, initializer=models.glorot)
+POLICY = rl.policies.for_environment(ENV, MODEL)
+RULE = rules.sgd(0.1)
+KEY = jax.random.key(0)
+FEW = rl.Sampling(episodes=2)
+ROW = rl.ESTIMATORS["log-likelihood"]
+
+
+def run(env=ENV, policy=POLICY, *, rule=RULE, outer=None, iterations=1, **options):
+    outer = outer or rl.TrustRegion()
+    step = rl.train_step(env, policy, rule=rule, num_tasks=3, sampling=FEW, outer=outer, **options)
+    state = start = rl.init(policy.init(KEY), rule, outer, KEY)
+    for _ in range(iterations):
+        state, metrics = step(state)
+    return start, state, metrics
+
+
+def moved(start, state):
+    return [(one != two).any() for one, two in zip(*map(jax.tree.leaves, (start.meta, state.meta)), strict=True)]
+
+
+def test_the_trust_region_moves_everything_and_keeps_its_bound():
+    start, state, metrics = run(steps=2, inner="loaded-dice")
+    assert metrics["returns"].shape == (3,)
+    assert metrics["episodes"] == 2
+    assert metrics["accepted"] == 1
+    assert 0 < metrics["kl"] <= 0.01
+    assert metrics["loss_after"] < metrics["loss_before"]
+    assert all(moved(start, state))
+    assert state.step == 1
+
+
+def test_epochs_with_clipping_penalty_and_exploration_lower_the_loss():
+    outer = rl.ppo(optax.adam(1e-3), epochs=3)
+    _, state, metrics = run(outer=outer, inner="e-maml", layout=Layout(chunk=2), iterations=2)
+    assert metrics["loss_after"] < metrics["loss_before"]
+    assert state.optimizer[0].count == 6
+
+
+def test_step_sizes_are_learned_by_the_first_order_policy_gradient_too():
+    outer = rl.Descent(optax.sgd(0.1))
+    start, state, _ = run(outer=outer, rule=rules.meta_sgd(0.1), adjoint=FirstOrder())
+    assert all(moved(start, state))
+
+
+def test_without_inner_updates_one_policy_is_trained_for_all_tasks():
+    _, _, metrics = run(steps=0)
+    assert metrics["returns"].shape == (1,)
+
+
+def test_environments_on_the_host():
+    env = HostCountdown(6)
+    policy = rl.policies.for_environment(env, hidden=(4,))
+    _, state, metrics = run(env, policy, outer=rl.Descent(optax.sgd(0.1)))
+    assert np.isfinite(metrics["returns"]).all()
+    assert state.step == 1
+
+
+def experience(steps, policy=POLICY, rule=RULE):
+    meta = Meta(policy.init(KEY), ())
+    collected = train._adaptation(ENV, policy, rule, FEW, steps, ROW, rl.advantages(), Layout())
+    return meta, jax.jit(collected)(meta, ENV.tasks.sample(KEY, 3), KEY).experience
+
+
+def test_all_tasks_at_once_adapt_as_each_alone():
+    meta, data = experience(2)
+    early = jax.tree.map(lambda leaf: leaf[:, :2], data)
+    step = partial(adapt, ROW.loss(POLICY), meta, key=KEY, rule=RULE, steps=2)
+    one = jax.jit(lambda batches: step(support=PerStep(batches)).params)
+    together = jax.jit(jax.vmap(one))(early)
+    for task in range(3):
+        alone = one(jax.tree.map(lambda leaf, task=task: leaf[task], early))
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[task], b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
+    meta, data = experience(2)
+
+    @jax.jit
+    def drawn_by(task):
+        early = PerStep(jax.tree.map(lambda leaf: leaf[:2], task))
+        params = adapt(ROW.loss(POLICY), meta, early, KEY, rule=RULE, steps=2).params
+        return POLICY.log_prob(POLICY.distribution(params, task.observation[2]), task.action[2])
+
+    for task in range(3):
+        batch = jax.tree.map(lambda leaf, task=task: leaf[task], data)
+        present = np.asarray(batch.weight[2]) > 0
+        found, kept = (np.asarray(each)[present] for each in (drawn_by(batch), batch.info["log_prob"][2]))
+        np.testing.assert_allclose(found, kept, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "steps", "layout", "recompute"),
+    [
+        (Mixed(), 1, Layout(), False),
+        (Mixed(), 2, Layout(chunk=1), True),
+        (Truncated(1), 2, Layout(chunk=2), False),
+        (FirstOrder(), 1, Layout(), False),
+    ],
+    ids=["mixed", "mixed, two steps, recomputed", "truncated", "first order"],
+)
+def test_the_curvature_is_the_hessian_of_the_mean_divergence(x64, adjoint, steps, layout, recompute):
+    meta, data = experience(steps)
+    outer = rl.TrustRegion(recompute=recompute)
+    of = train._outer_problem(POLICY, RULE, steps, ROW, outer, adjoint, layout)
+    problem = of(Meta(jax.tree.map(lambda leaf: None, meta.params), ()), data, jnp.zeros(3), KEY)
+    vector, back = jax.flatten_util.ravel_pytree(meta)
+    product = jax.jit(lambda at, v: jax.flatten_util.ravel_pytree(problem.curvature(at)(back(v)))[0])
+    rows = jax.lax.map(lambda v: product(meta, v), jnp.eye(vector.size)[:4])
+    slope = jax.grad(lambda v: mean_divergence(back(v), data, steps, adjoint))
+    dense = jax.jit(jax.jacfwd(slope))(vector)
+    np.testing.assert_allclose(rows, dense[:4], atol=1e-9)
+
+
+def mean_divergence(meta, data, steps, adjoint):
+    """Over all steps of all tasks after adaptation."""
+
+    def one(task):
+        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], task) for part in (slice(steps), steps))
+        params = adapt(ROW.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=steps, adjoint=adjoint).params
+        return (POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight).sum()
+
+    return jax.vmap(one)(data).sum() / data.weight[:, -1].sum()
+
+
+def test_returns_after_each_update_on_given_tasks():
+    meta = Meta(POLICY.init(KEY), ())
+    evaluate = partial(rl.evaluate, ENV, POLICY, meta, jnp.asarray([[0.1, 0.2], [0.3, 0.4]]), KEY, sampling=FEW)
+    found = evaluate(rule=rl.smaller_later(RULE, 0.5), steps=2)
+    assert found.returns.shape == (2, 3)
+    assert found.params["log_std"].shape == (2, 3, 2)
+    assert (found.params["log_std"][:, 0] == 0).all()
+    assert (found.broken == 0).all()
+    assert (found.returns[:, 0] == evaluate(rule=RULE, steps=0).returns[:, 0]).all()
+    assert (found.returns < 0).all()
+
+
+def test_later_updates_are_smaller():
+    rule = rl.smaller_later(rules.sgd(0.5), 0.5)
+    loss = lambda params, batch, key: (params, {})  # noqa: E731
+    adapted = adapt(loss, Meta(jnp.zeros(()), ()), (), KEY, rule=rule, steps=3, trajectory=True)
+    assert adapted.trajectory.tolist() == [0, -0.5, -0.75, -1]
+    with pytest.raises(InnerloopError, match=r"multiplied by -0.5"):
+        rl.smaller_later(RULE, -0.5)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InnerloopError, match="num_tasks=0"):
+        rl.train_step(ENV, POLICY, rule=RULE, num_tasks=0, sampling=FEW)
+    with pytest.raises(InnerloopError, match="no inner estimator"):
+        rl.train_step(ENV, POLICY, rule=RULE, num_tasks=1, sampling=FEW, inner="maml")
+    with pytest.raises(InnerloopError, match="epochs=0"):
+        rl.Descent(optax.sgd(0.1), epochs=0)
