@@ -3,7 +3,17 @@
 from innerloop.tasks.features import Inputs, Preparation
 from innerloop.tasks.images import Batches, Episodes, with_rotations
 from innerloop.tasks.sinusoid import Sinusoids
-from innerloop.tasks.tables import Tables
+from innerloop.tasks.tables import Drawn, Tables
 from innerloop.tasks.wrappers import Referenced
 
-__all__ = ["Batches", "Episodes", "Inputs", "Preparation", "Referenced", "Sinusoids", "Tables", "with_rotations"]
+__all__ = [
+    "Batches",
+    "Drawn",
+    "Episodes",
+    "Inputs",
+    "Preparation",
+    "Referenced",
+    "Sinusoids",
+    "Tables",
+    "with_rotations",
+]

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from innerloop.errors import InnerloopError
+from innerloop.tasks.images import distinct
 from innerloop.types import Examples, PRNGKey, Task
 
 WINDOW = 1024
@@ -119,6 +120,109 @@ class Tables:
             )
 
         return Task(batch(0, max(self.supports), size), batch(size, self.queries, count))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Drawn:
+    """Episodes of some classes of a task that has many, such as characters of an alphabet. Build with `from_rows`.
+
+    An episode draws a task, `ways` of its classes, which it labels in random order, and a number of shots among
+    `shots`. Support sets are padded to the largest; padding has the weight 0.
+
+    Attributes:
+        x: features, a pytree with leaves `[rows, ...]`, sorted by task and class.
+        starts: first row of each class, `[classes]`.
+        counts: rows of each class, `[classes]`.
+        first: first class of each task, `[tasks]`.
+        many: classes of each task, `[tasks]`.
+        ways: classes in an episode.
+        shots: numbers of support rows of each class, drawn uniformly.
+        queries: query rows of each class.
+    """
+
+    x: Any
+    starts: Any
+    counts: Any
+    first: Any
+    many: Any
+    ways: int = field(metadata={"static": True})
+    shots: tuple[int, ...] = field(metadata={"static": True})
+    queries: int = field(metadata={"static": True})
+
+    @classmethod
+    def from_rows(
+        cls, x: Any, y: np.ndarray, tasks: np.ndarray, *, ways: int, shots: tuple[int, ...], queries: int
+    ) -> "Drawn":
+        """Episodes from rows with a task and a class each. Tasks with fewer than `ways` classes are left out.
+
+        Args:
+            x: features, a pytree of arrays `[rows, ...]`.
+            y: the class of each row, texts or integers, `[rows]`.
+            tasks: the task of each row, integers, `[rows]`.
+            ways: classes in an episode.
+            shots: numbers of support rows of each class.
+            queries: query rows of each class.
+
+        Raises:
+            InnerloopError: if no task has so many classes, or a class has too few rows.
+
+        Example:
+            >>> import jax, numpy as np
+            >>> from innerloop.tasks import Drawn
+            >>> y, tasks = np.arange(60) % 6, np.arange(60) // 30
+            >>> drawn = Drawn.from_rows(np.ones((60, 4)), y, tasks, ways=3, shots=(1, 2), queries=2)
+            >>> drawn.sample(jax.random.key(0), num_tasks=8).support.x.shape
+            (8, 6, 4)
+        """
+        _, y = np.unique(np.asarray(y).astype(str), return_inverse=True)
+        names, counted = np.unique(np.unique(np.stack([tasks, y]), axis=1)[0], return_counts=True)
+        if not (counted >= ways).any():
+            raise InnerloopError(
+                f"ways={ways}, but no task has more than {counted.max(initial=0)} classes; lower ways."
+            )
+        chosen = np.flatnonzero(np.isin(tasks, names[counted >= ways]))
+        order = chosen[np.lexsort((y[chosen], tasks[chosen]))]
+        pairs, starts, counts = np.unique(
+            np.stack([tasks[order], y[order]]), axis=1, return_index=True, return_counts=True
+        )
+        if counts.min() < max(shots) + queries:
+            raise InnerloopError(
+                f"shots={max(shots)} + queries={queries} rows are asked of every class, but one has {counts.min()}; "
+                "lower one of them."
+            )
+        _, first, many = np.unique(pairs[0], return_index=True, return_counts=True)
+        as_index = lambda values: jnp.asarray(values, jnp.int32)  # noqa: E731
+        return cls(
+            jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[order]), x),
+            *map(as_index, (starts, counts, first, many)),
+            ways=ways,
+            shots=tuple(shots),
+            queries=queries,
+        )
+
+    def sample(self, key: PRNGKey, num_tasks: int) -> Task:
+        """Draw episodes of `Examples` with weights, sorted by class."""
+        return jax.vmap(self._episode)(jax.random.split(key, num_tasks))
+
+    def _episode(self, key: PRNGKey) -> Task:
+        task_key, classes_key, rows_key, shots_key = jax.random.split(key, 4)
+        task = jax.random.randint(task_key, (), 0, self.first.shape[0])
+        classes = self.first[task] + distinct(classes_key, self.many[task], self.ways)
+        most = max(self.shots)
+        within = jax.vmap(lambda key, count: distinct(key, count, most + self.queries))(
+            jax.random.split(rows_key, self.ways), self.counts[classes]
+        )
+        rows = self.starts[classes][:, None] + within
+        shots = jnp.asarray(self.shots)[jax.random.randint(shots_key, (), 0, len(self.shots))]
+        labels = jnp.arange(self.ways)
+
+        def batch(rows: Array, weight: Array) -> Examples:
+            x = jax.tree.map(lambda leaf: leaf[rows.reshape(-1)], self.x)
+            return Examples(x, jnp.repeat(labels, rows.shape[1]), jnp.tile(weight, self.ways))
+
+        support = batch(rows[:, :most], (jnp.arange(most) < shots).astype(jnp.float32))
+        return Task(support, batch(rows[:, most:], jnp.ones(self.queries)))
 
 
 def stratified(key: PRNGKey, labels: Array, classes: int) -> Array:
