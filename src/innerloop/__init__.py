@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from innerloop.adjoint import Adjoint, FirstOrder, Mixed, Reverse, Truncated
     from innerloop.algorithms import ALGORITHMS, Algorithm, algorithm
     from innerloop.errors import InnerloopError
+    from innerloop.estimator import FewShotClassifier, FewShotRegressor, MetaLearner
     from innerloop.evaluate import evaluate, summarise
     from innerloop.layout import Layout
     from innerloop.metagrad import Objective, last_step, meta_loss, towards_adapted
@@ -37,6 +38,7 @@ _HOMES = {
     "adjoint": ["Adjoint", "FirstOrder", "Mixed", "Reverse", "Truncated"],
     "algorithms": ["ALGORITHMS", "Algorithm", "algorithm"],
     "errors": ["InnerloopError"],
+    "estimator": ["FewShotClassifier", "FewShotRegressor", "MetaLearner"],
     "evaluate": ["evaluate", "summarise"],
     "layout": ["Layout"],
     "metagrad": ["Objective", "last_step", "meta_loss", "towards_adapted"],
@@ -61,12 +63,15 @@ __all__ = [
     "Adjoint",
     "Algorithm",
     "Examples",
+    "FewShotClassifier",
+    "FewShotRegressor",
     "FirstOrder",
     "InnerRule",
     "InnerloopError",
     "Layout",
     "Loss",
     "Meta",
+    "MetaLearner",
     "MetaLoss",
     "MetaState",
     "MetaStep",

@@ -16,7 +16,7 @@ from innerloop.errors import InnerloopError
 from innerloop.experiment import recipes
 from innerloop.experiment.config import flag, leaves
 from innerloop.experiment.kinds import AnyConfig, check, session_of, to_json
-from innerloop.experiment.own.config import Adaptation, OwnConfig
+from innerloop.experiment.own.config import Adaptation, OwnConfig, Serving
 
 USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
@@ -32,6 +32,7 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop train FILE --task-column T --target Y        learn from your own tasks: Parquet, CSV, or a folder of images
   innerloop data check FILE --task-column T --target Y   look at them first; exit status 1 if something is wrong
   innerloop adapt RUN --support A --query B --out C      adapt to a new task, predict, write a CSV file
+  innerloop serve RUN                      the same over HTTP on this machine
 
 innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
 """
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> int:
         "doctor": _doctor,
         "data": _data,
         "adapt": _adapt,
+        "serve": _serve,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -162,6 +164,16 @@ def _adapt(arguments: list[str]) -> None:
     from innerloop.experiment.own import session
 
     session.adapt(Path(name), Path(asked.support), Path(asked.query), Path(asked.out), asked.target, asked.members)
+
+
+def _serve(arguments: list[str]) -> None:
+    name, rest = _positional(arguments, "serve", "RUN")
+    asked = _parse(rest, Serving(), f"innerloop serve {name}")
+    if not 0 <= asked.port < 2**16:
+        raise InnerloopError(f"--port is {asked.port}; it must be between 0 and 65535.")
+    from innerloop import serve
+
+    serve.serve(Path(name), asked.port, lambda line: print(line, flush=True))
 
 
 def _resume(arguments: list[str]) -> int:

@@ -123,6 +123,14 @@ class Adaptation:
     """regression: adaptations whose disagreement is the spread"""
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A server of a trained learner on this machine."""
+
+    port: int = 8765
+    """of 127.0.0.1; 0 takes a free one"""
+
+
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 

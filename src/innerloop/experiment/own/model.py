@@ -31,6 +31,8 @@ MEMBERS = 16
 """Adaptations, each to a reweighted support set, whose disagreement is the spread of a prediction."""
 BLOCK = 4096
 """Rows that are predicted at once."""
+SMALLEST_BLOCK = 64
+"""Fewer rows are filled up, so that what is predicted of a row has the same bits whichever few rows stand beside it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class AdaptedTask:
         for start in range(0, max(number, 1), BLOCK):
             block = Inputs(*(each[start : start + BLOCK] for each in inputs))
             count = len(block.numbers)
-            padded, _ = pad(block, np.zeros(count), padded_size(count))
+            padded, _ = pad(block, np.zeros(count), padded_size(count, SMALLEST_BLOCK))
             scores = learner.outputs_of_members(
                 self.learned.design, self.outputs, self.learned.meta, self.adapted, padded.x
             )
@@ -149,10 +151,10 @@ def encoded_labels(learned: Learned, target: np.ndarray) -> tuple[tuple[str, ...
     texts = ["" if each is None else str(each) for each in target]
     if set(texts) <= {"0", "1"} and learned.labels == ("false", "true"):
         texts = ["true" if each == "1" else "false" for each in texts]
-    labels: tuple[str, ...] = in_order(set(texts))
+    labels = in_order(set(texts))
     if len(labels) < 2:
         raise InnerloopError(
-            f"The support set has one class only ({labels[0]!r}); give rows of at least two, or there is nothing to "
+            f"The support set has one class only ({texts[0]!r}); give rows of at least two, or there is nothing to "
             "tell apart."
         )
     new = [each for each in labels if each not in learned.labels]

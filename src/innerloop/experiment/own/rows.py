@@ -1,6 +1,6 @@
 """Rows of tasks in memory, whatever they were read from, and how tasks are split."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,9 +54,9 @@ def take(rows: Rows, chosen: np.ndarray) -> Rows:
     )
 
 
-def rows_of(rows: Rows, tasks: Iterable[int]) -> Rows:
+def rows_of(rows: Rows, tasks: Sequence[int] | np.ndarray) -> Rows:
     """The rows of some tasks."""
-    return take(rows, np.flatnonzero(np.isin(rows.tasks, np.fromiter(tasks, np.int64))))
+    return take(rows, np.flatnonzero(np.isin(rows.tasks, np.asarray(tasks, np.int64))))
 
 
 def usable(rows: Rows, smallest: int) -> tuple[Rows, list[tuple[str, str]]]:

@@ -14,6 +14,7 @@ from innerloop.experiment.config import differences
 from innerloop.experiment.own.config import Evaluation, OwnConfig
 from innerloop.experiment.own.rows import Rows, listed
 from innerloop.experiment.progress import Progress
+from innerloop.experiment.recipes import nearest
 from innerloop.experiment.session import reported, set_up
 
 MODEL = "model"
@@ -27,6 +28,9 @@ def run_to_the_end(config: OwnConfig) -> int:
         0, or 130 if it was interrupted.
     """
     progress = Progress()
+    if not Path(config.data).exists():
+        near = [each.name for each in Path(config.data).parent.glob("*")]
+        raise InnerloopError(f"There is no file or folder {config.data}; {nearest(Path(config.data).name, near)}")
     path = runs.directory_of(config)
     with runs.locked(path):
         stored = runs.stored(path)
