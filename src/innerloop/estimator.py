@@ -329,10 +329,14 @@ def cold(X: np.ndarray, kind: str) -> Learned:
     constant = Feature("0", "numbers", 1, (0,), (float(np.nan_to_num(X[0, 0])),), (1.0,))
     varies = any(len(np.unique(each[np.isfinite(each)])) > 1 for each in columns.values())
     fitted = Preparation.fit(columns) if varies else Preparation((constant,))
-    design = Design(kind=kind, widths=(COLD_WIDTH,), start="ridge", steps=0)  # pyright: ignore[reportArgumentType]
+    widths = (COLD_WIDTH, COLD_WIDTH)
+    design = Design(kind=kind, widths=widths, start="ridge", steps=0)  # pyright: ignore[reportArgumentType]
     meta = initial(design, fitted.sizes, 1 if kind == "regression" else 2, jax.random.key(0))
+    trunk = meta.params["trunk"]
+    bias = jax.random.normal(jax.random.key(1), (COLD_WIDTH,))  # or what the network reads of one number is its sign
+    layers = trunk | {"dense1": trunk["dense1"] | {"bias": bias}}
     head = meta.params["head"] | {"log_ridge": np.float32(np.log(1e-2))}
-    return Learned(design, fitted, Meta({**meta.params, "head": head}, meta.rule))
+    return Learned(design, fitted, replace_params(meta, trunk=layers, head=head))
 
 
 def started_from(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Meta:

@@ -193,9 +193,7 @@ class Service:
         inputs = self._encoded(body.get("support"), "support")
         values = body.get("target")
         if not isinstance(values, list) or len(values) != len(inputs.numbers):
-            raise Refused(
-                422, f"target must be a list with a value for each of the {len(inputs.numbers)} support rows."
-            )
+            raise Refused(422, f"target must be a list of {len(inputs.numbers)} values, one for each support row.")
         original: dict[str, Any] = {}
         if self.learned.regression:
             if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
