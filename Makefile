@@ -33,6 +33,7 @@ lint: .venv/.ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python -m benchmarks.peers.page --check
+	$(BIN)/python -m benchmarks.fsmol_page --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -41,6 +42,7 @@ docs: .venv/.ready-dev
 results: .venv/.ready-dev
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m benchmarks.peers.page
+	$(BIN)/python -m benchmarks.fsmol_page
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)
