@@ -88,8 +88,8 @@ def main() -> int:
     command = [sys.executable, "-m", "innerloop", "serve", str(asked.run), "--port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            line = server.stdout.readline() if server.stdout else ""
-            port = int(re.findall(r"127\.0\.0\.1:(\d+)", line)[0])
+            lines = iter(server.stdout or ())
+            port = next(int(found[1]) for line in lines if (found := re.search(r"127\.0\.0\.1:(\d+)", line)))
             result = asyncio.run(load(port, bodies, asked.concurrency, asked.seconds))
         finally:
             server.terminate()

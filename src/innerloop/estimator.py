@@ -54,7 +54,7 @@ class MetaLearner:
         ...     x = random.normal(size=(30, 4))
         ...     return x, slope * (x[:, 0] + x[:, 1])
         >>> tasks = [task(slope) for slope in random.normal(size=20)]
-        >>> learner = MetaLearner(iterations=200).fit(tasks)
+        >>> learner = MetaLearner(preset="fast", iterations=100).fit(tasks)
         >>> x, y = task(2.0)
         >>> predicted = learner.adapt(x[:8], y[:8]).predict(x[8:])
         >>> bool(np.mean((predicted - y[8:]) ** 2) < 0.5 * np.var(y))

@@ -19,7 +19,7 @@ import numpy as np
 
 from innerloop import learner
 from innerloop.errors import InnerloopError
-from innerloop.experiment.own.model import SMALLEST_BLOCK, Learned, encoded_labels, pad
+from innerloop.experiment.own.model import Learned, encoded_labels, pad
 from innerloop.experiment.own.rows import listed
 from innerloop.experiment.own.session import learned_of
 from innerloop.experiment.own.tables import label_text
@@ -34,7 +34,9 @@ MOST_BYTES = 8 * 2**20
 MOST_ROWS = 4096
 MOST_TASKS = 4096
 """Adapted tasks that are kept; the one that was used least recently goes first."""
-LARGEST_BATCH = 32
+SMALL_BATCH, LARGEST_BATCH = 8, 32
+WARM_ROWS = 16
+"""Support and query rows for which a server compiles before it answers."""
 MOST_WAITING = 1024
 
 
@@ -154,6 +156,19 @@ class Service:
         self._tasks: OrderedDict[str, Kept] = OrderedDict()
         self._number = 0
 
+    def warm(self) -> None:
+        """Compile what most requests need, and run it once."""
+        counts, numbers = self.learned.preparation.sizes
+        inputs = Inputs(np.zeros((WARM_ROWS, counts), np.uint8), np.zeros((WARM_ROWS, numbers), np.float32))
+        labels = self.learned.labels or ("a", "b")
+        rows = [labels[i % len(labels)] for i in range(WARM_ROWS)]
+        target = np.arange(WARM_ROWS, dtype=np.float64) if self.learned.regression else np.array(rows, object)
+        *_, outputs, y = encoded_labels(self.learned, target)
+        examples = pad(inputs, y, WARM_ROWS)[0]
+        for number in (1, SMALL_BATCH, self.limits.batch):
+            adapted = [each for each, _ in self._adapt_together((WARM_ROWS, outputs), [examples] * number)]
+            self._predict_together((WARM_ROWS, outputs), [(examples.x, each) for each in adapted])
+
     async def adapt(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer POST /adapt."""
         task, curve = await self._adapted(body)
@@ -178,7 +193,7 @@ class Service:
         count = len(inputs.numbers)
         if not count:
             return {"predictions": []}
-        size = padded_size(count, SMALLEST_BLOCK)
+        size = padded_size(count, WARM_ROWS)
         padded = pad(inputs, np.zeros(count), size)[0].x
         scores = (await self.predicting((size, task.outputs), (padded, task.adapted)))[:count]
         if self.learned.regression:
@@ -206,7 +221,7 @@ class Service:
             original = dict(zip(texts, values, strict=True))  # pyright: ignore[reportAssignmentType]
             target = np.array(texts, object)
         labels, places, outputs, y = encoded_labels(self.learned, target)
-        size = padded_size(len(y))
+        size = padded_size(len(y), WARM_ROWS)
         adapted, curve = await self.adapting((size, outputs), pad(inputs, y, size)[0])
         shown = tuple(original.get(each, each) for each in labels)
         return Kept(labels, shown, places, outputs, adapted), curve
@@ -263,8 +278,8 @@ def _width(width: int) -> tuple[int, ...]:
 
 
 def _filled(items: Sequence[Any], largest: int) -> list[Any]:
-    """Items filled up with the first to a power of two."""
-    size = min(padded_size(len(items), 1), max(largest, len(items)))
+    """Items filled up with the first to one of three sizes, so that few programs are compiled."""
+    size = next(each for each in (1, SMALL_BATCH, largest) if each >= len(items))
     return [*items, *[items[0]] * (size - len(items))]
 
 
@@ -406,6 +421,8 @@ def serve(path: Path, port: int, say: Callable[[str], None]) -> None:
     uvicorn = require("uvicorn", "serve", "Serving")
     set_up(1)
     service = Service(learned_of(path))
+    say("compiling")
+    service.warm()
     app = application(service)
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

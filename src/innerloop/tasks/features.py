@@ -6,6 +6,7 @@ bits.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -62,6 +63,12 @@ class Feature:
     def outputs(self) -> int:
         """Entries that the network reads."""
         return len(self.categories) if self.kind == "categories" else len(self.used) + len(self.gaps)
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`used`, `center`, `scale` and `gaps` as arrays."""
+        used, gaps = (np.array(each, np.int64) for each in (self.used, self.gaps))
+        return used, np.array(self.center), np.array(self.scale), gaps
 
 
 @dataclass(frozen=True)
@@ -192,13 +199,13 @@ def _encode(feature: Feature, values: np.ndarray) -> np.ndarray:
         raise InnerloopError(
             f"The feature {feature.name!r} has {table.shape[1]} entries for each row; training had {feature.width}."
         )
-    used = np.array(feature.used, np.int64)
+    used, center, scale, gaps = feature.arrays
     if feature.kind == "counts":
         whole = np.nan_to_num(table[:, used], posinf=255, neginf=0) if table.dtype.kind == "f" else table[:, used]
         return np.clip(whole, 0, 255).astype(np.uint8)
     chosen = np.array(table[:, used], np.float64)
     known = np.isfinite(chosen)
-    scaled = (np.where(known, chosen, 0.0) - np.array(feature.center)) / np.array(feature.scale)
+    scaled = (np.where(known, chosen, 0.0) - center) / scale
     scaled = np.where(known, np.clip(scaled, -LIMIT, LIMIT), 0.0)
-    missing = ~known[:, np.array(feature.gaps, np.int64)]
+    missing = ~known[:, gaps]
     return np.concatenate([scaled, missing], axis=1).astype(np.float32)
