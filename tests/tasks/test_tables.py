@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from innerloop import InnerloopError
-from innerloop.tasks import Tables
+from innerloop.tasks import Drawn, Tables
 from innerloop.tasks.tables import padded_size, stratified
 
 SIZES = (5, 40, 2000, 12)
@@ -68,3 +68,22 @@ def test_what_gives_no_episodes_is_refused():
         Tables.from_rows(np.ones(3), np.zeros(3), np.ones(3), supports=(0,), queries=2)
     with pytest.raises(InnerloopError, match=r"\[2, 3\] rows"):
         Tables.from_rows(np.ones(3), np.zeros(2), np.ones(3), supports=(1,), queries=2)
+
+
+def test_classes_are_drawn_from_one_task_with_as_many_shots_as_weigh():
+    y, tasks = np.arange(240) % 24, np.arange(240) % 24 // 8
+    drawn = Drawn.from_rows(np.arange(240), y, tasks, ways=4, shots=(1, 3), queries=2)
+    episodes = jax.tree.map(np.asarray, drawn.sample(jax.random.key(0), 32))
+    shots = set()
+    for x, labels, weight, query in zip(*episodes.support[:3], episodes.query.x, strict=True):
+        assert len(set(tasks[x])) == 1
+        assert len(set(y[x])) == 4
+        np.testing.assert_array_equal(np.unique(labels), np.arange(4))
+        assert not set(x) & set(query)
+        np.testing.assert_array_equal(y[query], np.repeat(y[x][::3], 2))
+        shots.add(weight.sum())
+    assert shots == {4.0, 12.0}
+    with pytest.raises(InnerloopError, match="no task has more than 8 classes"):
+        Drawn.from_rows(np.arange(240), y, tasks, ways=9, shots=(1,), queries=1)
+    with pytest.raises(InnerloopError, match="one has 10"):
+        Drawn.from_rows(np.arange(240), y, tasks, ways=4, shots=(9,), queries=2)
