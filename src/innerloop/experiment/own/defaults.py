@@ -119,9 +119,6 @@ def _labels(config: OwnConfig, rows: Rows, reasons: list[str]) -> tuple[tuple[st
         return (), 1
     every = in_order(set(rows.target.tolist()))
     if rows.image:
-        number = len(every) if len(rows.names) == 1 else min(_classes_of_tasks(rows))
-        if number < config.ways and len(rows.names) == 1:
-            raise InnerloopError(f"--ways is {config.ways}, but there are only {number} classes; lower it.")
         reasons.append(f"classes: {config.ways} in a task (--ways), new ones in each")
         return (), config.ways
     most = max(_classes_of_tasks(rows))

@@ -92,7 +92,8 @@ def chosen_features(table: Table, asked: Sequence[str], special: Sequence[str]) 
         else:
             kept.append(column)
     if not kept:
-        raise InnerloopError(f"{table.path} has no column to predict from: {listed(left_out)}.")
+        why = f": {listed(left_out)}" if left_out else ""
+        raise InnerloopError(f"{table.path} has no column to predict from{why}.")
     reasons = [f"features: {listed([each.name for each in kept], 8)}, all columns that can be read; see --features"]
     return kept, reasons + ([f"left out: {listed(left_out, 8)}"] if left_out else [])
 
@@ -101,7 +102,8 @@ def _target(table: Table, config: OwnConfig) -> tuple[np.ndarray, bool]:
     """The target of each row: numbers, or texts with `None` where one is missing."""
     column = table.columns[config.target]
     if column.kind in ("list", "other"):
-        raise InnerloopError(f"--target is {column.name!r}, which holds {column.problem or 'lists'}; choose another.")
+        why = column.problem or "it holds lists"
+        raise InnerloopError(f"--target is {column.name!r}, but {why}; choose another.")
     if column.kind == "number" and config.kind != "classification":
         return read(table, [column])[column.name], True
     values = [each for batch in table.batches([column.name]) for each in batch.column(0).to_pylist()]

@@ -92,8 +92,13 @@ def usable(rows: Rows, smallest: int) -> tuple[Rows, list[tuple[str, str]]]:
     return (rows_of(rows, kept) if left_out else rows), left_out
 
 
-def split(rows: Rows, seed: int) -> dict[str, Rows]:
+def split(rows: Rows, seed: int, least: int = 1) -> dict[str, Rows]:
     """Training, validation and test tasks: as the data says, or a tenth (at least two) each for the last two by seed.
+
+    Args:
+        rows: the tasks.
+        seed: of the draw.
+        least: tasks that are held out at least, for each of the two.
 
     Raises:
         InnerloopError: if there are too few tasks, or no training task.
@@ -107,7 +112,7 @@ def split(rows: Rows, seed: int) -> dict[str, Rows]:
                 f"There are {number} tasks that can be learned from; at least 5 are needed, so that some can be held "
                 "out (many tasks are what meta-learning learns from)."
             )
-        held = max(number // 10, 1 if number < 10 else 2)
+        held = max(number // 10, 1 if number < 10 else 2, least)
         order = np.random.default_rng(seed).permutation(number)
         parts = np.full(number, "train", object)
         parts[order[:held]], parts[order[held : 2 * held]] = "test", "valid"

@@ -52,7 +52,7 @@ def prepared(config: OwnConfig, rows: Rows) -> Prepared:
         InnerloopError: if what is left is too little.
     """
     if rows.image:
-        parts, left_out = split_images(rows, config.seed), []
+        parts, left_out = split_images(rows, config.seed, config.ways), []
     else:
         rows, left_out = usable(rows, smallest_task(config, rows))
         parts = split(rows, config.seed)
@@ -67,14 +67,23 @@ def prepared(config: OwnConfig, rows: Rows) -> Prepared:
     return Prepared(parts, preparation, plan(config, rows, sum(preparation.sizes)), left_out)
 
 
-def split_images(rows: Rows, seed: int) -> dict[str, Rows]:
-    """Images split by task, or by class if all classes belong to one."""
+def split_images(rows: Rows, seed: int, ways: int) -> dict[str, Rows]:
+    """Images split by task, or by class if all classes belong to one.
+
+    Raises:
+        InnerloopError: if there are too few.
+    """
     if len(rows.names) > 1:
         return split(rows, seed)
     classes = in_order(set(rows.target.tolist()))
+    if len(classes) < 3 * ways:
+        raise InnerloopError(
+            f"There are {len(classes)} classes; tasks of {ways} classes (--ways) need at least {3 * ways}, since "
+            "training, validation and test share none."
+        )
     index = {label: i for i, label in enumerate(classes)}
     as_tasks = rows._replace(tasks=np.array([index[each] for each in rows.target], np.int32), names=classes)
-    parts = split(as_tasks, seed)
+    parts = split(as_tasks, seed, ways)
     return {
         part: each._replace(tasks=np.zeros(len(each.tasks), np.int32), names=rows.names) for part, each in parts.items()
     }
