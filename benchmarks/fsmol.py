@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ PARTS: dict[str, tuple[str, OwnConfig]] = {
     "joint": ("no inner steps (prototypes alone)", replace(BASE, algorithm="joint", training=SHORT)),
     "fomaml": ("first-order meta-gradient", replace(BASE, algorithm="fomaml", training=SHORT)),
 }
-BASELINES = "baselines"
+BASELINES = {"baselines": SIZES[:2], "baselines-large": SIZES[2:]}
+"""scikit-learn's models, by sizes of support sets."""
 
 
 def draw(target: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,14 +86,14 @@ def validation(folder: Path, config: OwnConfig) -> Rows:
     return loading.load(replace(config, data=str(folder / "valid.parquet"))).rows
 
 
-def baselines(folder: Path, progress: Progress) -> dict[str, Any]:
+def baselines(sizes: Sequence[int], folder: Path, progress: Progress) -> dict[str, Any]:
     """scikit-learn's models, fitted on the same support sets with the same features."""
     config = replace(BASE, data=str(folder / "train.parquet"))
     training_rows = loading.load(config).rows
     chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[: training.SAMPLE]
     preparation = training.Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
     rows = validation(folder, config)
-    scores = evaluation.evaluate_baselines(preparation, rows, SIZES, DRAWS, draw=draw, progress=progress)
+    scores = evaluation.evaluate_baselines(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
     return {"scores": scores}
 
 
@@ -100,7 +102,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/fsmol"))
     parser.add_argument("--result", type=Path, default=RESULT)
-    parser.add_argument("--parts", default=",".join([*PARTS, BASELINES]))
+    parser.add_argument("--parts", default=",".join([*PARTS, *BASELINES]))
     asked = parser.parse_args()
     set_up(1)
     progress = Progress()
@@ -109,11 +111,12 @@ def main() -> int:
         if name in result["parts"]:
             continue
         progress.say(f"{name}: {PARTS[name][0] if name in PARTS else 'scikit-learn'}")
-        part = (
-            baselines(asked.data, progress) if name == BASELINES else measured(name, asked.data, asked.runs, progress)
-        )
+        if name in BASELINES:
+            part = baselines(BASELINES[name], asked.data, progress)
+        else:
+            part = measured(name, asked.data, asked.runs, progress)
         part["environment"] = {
-            "command": ["python", "-m", "benchmarks.fsmol", "--parts", name],
+            "command": ["python", "-m", "benchmarks.fsmol", "--data", asked.data.name, "--parts", name],
             "commit": runs.commit(),
             "seed": 0,
             **runs.environment_of_machine(),

@@ -44,17 +44,17 @@ def page(result: dict[str, Any]) -> str:
         f"{known['versions']['jax']}: {main['meta_steps']:,} meta-steps in {duration(main['training_seconds'])}, taken "
         f"from step {main['best_step']:,}, the best on 100 training tasks that were held out.",
         "",
-        "The 39 validation tasks; support sets stratified by label, 10 draws each, every other molecule is a query. "
+        f"The {main['scores']['rows'][0]['tasks']} validation tasks; support sets stratified by label, 10 draws each, every other molecule is a query. "
         "Gain in area under the precision-recall curve over random scores (delta-AUPRC), mean over tasks ± standard "
         "error.",
         "",
         *head,
         row("**innerloop**", main["scores"]["rows"], "innerloop", sizes),
     ]
-    baselines = parts.get("baselines")
+    baselines = [r for name in ("baselines", "baselines-large") if name in parts for r in parts[name]["scores"]["rows"]]
     if baselines:
-        rows = baselines["scores"]["rows"]
-        lines += [row(f"scikit-learn: {name}", rows, name, sizes) for name in dict.fromkeys(r["method"] for r in rows)]
+        methods = dict.fromkeys(each["method"] for each in baselines)
+        lines += [row(f"scikit-learn: {name}", baselines, name, sizes) for name in methods]
         lines += [
             "",
             "scikit-learn's models are fitted on the same support sets, with the same features (scaled as here), "
