@@ -44,9 +44,9 @@ def page(result: dict[str, Any]) -> str:
         f"{known['versions']['jax']}: {main['meta_steps']:,} meta-steps in {duration(main['training_seconds'])}, taken "
         f"from step {main['best_step']:,}, the best on 100 training tasks that were held out.",
         "",
-        f"The {main['scores']['rows'][0]['tasks']} validation tasks; support sets stratified by label, 10 draws each, every other molecule is a query. "
-        "Gain in area under the precision-recall curve over random scores (delta-AUPRC), mean over tasks ± standard "
-        "error.",
+        f"The {main['scores']['rows'][0]['tasks']} validation tasks; support sets stratified by label, 10 draws each, "
+        "every other molecule is a query. Gain in area under the precision-recall curve over random scores "
+        "(delta-AUPRC), mean over tasks ± standard error.",
         "",
         *head,
         row("**innerloop**", main["scores"]["rows"], "innerloop", sizes),
