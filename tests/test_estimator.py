@@ -24,7 +24,7 @@ def task(random, rows=30):
 @pytest.fixture(scope="module")
 def regression():
     random = np.random.default_rng(0)
-    return MetaLearner(iterations=40, supports=(8,), preset="fast").fit([task(random) for _ in range(20)])
+    return MetaLearner(iterations=200, supports=(8,), preset="fast").fit([task(random) for _ in range(20)])
 
 
 @pytest.mark.slow
