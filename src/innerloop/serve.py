@@ -7,7 +7,7 @@ rows are padded to powers of two, so few programs are ever compiled.
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -312,7 +312,7 @@ def application(service: Service) -> Any:
         return responses.HTMLResponse(f"<title>innerloop</title><h1>innerloop serve</h1><pre>{text}</pre>")
 
     @asynccontextmanager
-    async def lifespan(app: Any) -> Any:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         service.adapting.start()
         service.predicting.start()
         yield
