@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from innerloop.algorithms import ALGORITHMS, Algorithm, algorithm
     from innerloop.errors import InnerloopError
+    from innerloop.estimator import FewShotClassifier, FewShotRegressor, MetaLearner
     from innerloop.evaluate import evaluate, summarise
     from innerloop.layout import Layout
     from innerloop.metagrad import Objective, last_step, meta_loss, multi_step, towards_adapted
@@ -46,6 +47,7 @@ _HOMES = {
     "adjoint": ["Adjoint", "Annealed", "ConjugateGradient", "FirstOrder", "Implicit", "Mixed", "Reverse", "Truncated"],
     "algorithms": ["ALGORITHMS", "Algorithm", "algorithm"],
     "errors": ["InnerloopError"],
+    "estimator": ["FewShotClassifier", "FewShotRegressor", "MetaLearner"],
     "evaluate": ["evaluate", "summarise"],
     "layout": ["Layout"],
     "metagrad": ["Objective", "last_step", "meta_loss", "multi_step", "towards_adapted"],
@@ -72,6 +74,8 @@ __all__ = [
     "Annealed",
     "ConjugateGradient",
     "Examples",
+    "FewShotClassifier",
+    "FewShotRegressor",
     "FirstOrder",
     "Implicit",
     "InnerRule",
@@ -79,6 +83,7 @@ __all__ = [
     "Layout",
     "Loss",
     "Meta",
+    "MetaLearner",
     "MetaLoss",
     "MetaState",
     "MetaStep",

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import tyro
 
@@ -18,6 +18,7 @@ from innerloop.errors import InnerloopError
 from innerloop.experiment import recipes
 from innerloop.experiment.config import Config, flag, leaves
 from innerloop.experiment.kinds import AnyConfig, check, session_of, to_json
+from innerloop.experiment.own.config import Adaptation, OwnConfig, Serving
 
 USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
@@ -32,6 +33,11 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop compare RUN RUN ...            compare runs on the same test tasks
   innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
   innerloop doctor                         check this installation
+
+  innerloop train FILE --task-column T --target Y        learn from your own tasks: Parquet, CSV, or a folder of images
+  innerloop data check FILE --task-column T --target Y   look at them first; exit status 1 if something is wrong
+  innerloop adapt RUN --support A --query B --out C      adapt to a new task, predict, write a CSV file
+  innerloop serve RUN                      the same over HTTP on this machine
 
 innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
 """
@@ -55,7 +61,12 @@ PLAINLY = {
 """What the parser says in Python's words, in ours."""
 
 
+Parsed = TypeVar("Parsed")
 DRY_RUN = "--dry-run"
+ADAPT_NEEDS = {
+    "support": "a table of labelled rows of the new task",
+    "query": "a table of the rows to predict",
+}
 NO_MEMORY = (
     "There is not enough memory; lower --layout.chunk (tasks computed at once), --evaluation.queries, "
     "--evaluation.shots or --network.widths."
@@ -82,6 +93,9 @@ def run(arguments: list[str]) -> int:
         "compare": _compare,
         "config": _config,
         "doctor": _doctor,
+        "data": _data,
+        "adapt": _adapt,
+        "serve": _serve,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -140,10 +154,10 @@ def _algorithms(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> int:
-    name, rest = _positional(arguments, "train", "RECIPE")
+    name, rest = _positional(arguments, "train", "RECIPE|FILE")
     dry = DRY_RUN in rest
     rest = [each for each in rest if each != DRY_RUN]
-    config = _parse(rest, recipes.config(name, _algorithm_of(rest)), f"innerloop train {name}")
+    config = _parse(rest, _default(name, rest), f"innerloop train {name}")
     check(config)
     if dry:
         session_of(config).dry_run(config)
@@ -159,6 +173,48 @@ def _algorithm_of(arguments: list[str]) -> str | None:
         if argument == "--algorithm":
             return following
     return None
+
+
+def _default(name: str, arguments: list[str]) -> AnyConfig:
+    """The configuration of a recipe, or of training on a file or folder of the user's."""
+    if name in recipes.RECIPES or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
+        return recipes.config(name, _algorithm_of(arguments))
+    return OwnConfig(data=name)
+
+
+def _data(arguments: list[str]) -> int:
+    action, rest = _positional(arguments, "data", "check FILE")
+    if action != "check":
+        raise InnerloopError(f"innerloop data has the one action check, not {action!r}.")
+    name, rest = _positional(rest, "data check", "FILE")
+    config = _parse(rest, OwnConfig(data=name), f"innerloop data check {name}")
+    check(config)
+    from innerloop.experiment.own import audit
+
+    return audit.examine(config, print)
+
+
+def _adapt(arguments: list[str]) -> None:
+    name, rest = _positional(arguments, "adapt", "RUN")
+    asked = _parse(rest, Adaptation(), f"innerloop adapt {name}")
+    for field in ("support", "query"):
+        if not getattr(asked, field):
+            raise InnerloopError(f"--{field} is needed: {ADAPT_NEEDS[field]}.")
+    if asked.members < 1:
+        raise InnerloopError(f"--members is {asked.members}; it must be at least 1.")
+    from innerloop.experiment.own import session
+
+    session.adapt(Path(name), Path(asked.support), Path(asked.query), Path(asked.out), asked.target, asked.members)
+
+
+def _serve(arguments: list[str]) -> None:
+    name, rest = _positional(arguments, "serve", "RUN")
+    asked = _parse(rest, Serving(), f"innerloop serve {name}")
+    if not 0 <= asked.port < 2**16:
+        raise InnerloopError(f"--port is {asked.port}; it must be between 0 and 65535.")
+    from innerloop import serve
+
+    serve.serve(Path(name), asked.port, lambda line: print(line, flush=True))
 
 
 def _resume(arguments: list[str]) -> int:
@@ -307,13 +363,13 @@ def _no_more(arguments: list[str], command: str) -> None:
         raise InnerloopError(f"innerloop {command} takes no arguments, but got {arguments[0]!r}.")
 
 
-def _parse(arguments: list[str], default: AnyConfig, program: str) -> AnyConfig:
+def _parse(arguments: list[str], default: Parsed, program: str) -> Parsed:
     """The default with the fields that the command line sets.
 
     Raises:
         InnerloopError: for an unknown field (with the nearest name) or a value of the wrong kind.
     """
-    known = [f"--{flag(name)}" for name, _ in leaves(default) if name != "recipe"]
+    known = [f"--{flag(name)}" for name, _ in leaves(default) if name not in ("recipe", "data")]
     for argument in arguments:
         name = argument.split("=", 1)[0].replace("_", "-")
         if name.startswith("--") and name not in [*known, "--help"] and not _is_negation(name, known):

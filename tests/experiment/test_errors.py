@@ -26,7 +26,7 @@ COMMAND_LINE = {
         "no recipe 'omniglot-5way-1shots'; did you mean 'omniglot-5way-1shot'?",
     ),
     "unknown recipe, nothing near": (["train", "xyz"], "choose one of: demo, sinusoid"),
-    "no recipe": (["train"], "needs a RECIPE as its first argument; recipes are: demo"),
+    "no recipe": (["train"], "needs a RECIPE|FILE as its first argument; recipes are: demo"),
     "unknown field": (
         ["train", "demo", "--inner.lerning-rate", "1"],
         "no field --inner.lerning-rate; did you mean '--inner.learning-rate'?",

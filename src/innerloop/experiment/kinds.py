@@ -1,4 +1,4 @@
-"""The two kinds of experiment, supervised and by reinforcement, and what differs between them for the program."""
+"""The kinds of experiment (supervised, by reinforcement, on one's own tasks), and what differs between them."""
 
 import json
 from types import ModuleType
@@ -6,10 +6,12 @@ from typing import Any, TypeAlias
 
 from innerloop.experiment import config as supervised
 from innerloop.experiment.config import Config
+from innerloop.experiment.own import config as own
+from innerloop.experiment.own.config import OwnConfig
 from innerloop.experiment.rl import config as reinforced
 from innerloop.experiment.rl.config import RLConfig
 
-AnyConfig: TypeAlias = Config | RLConfig
+AnyConfig: TypeAlias = Config | RLConfig | OwnConfig
 
 
 def check(config: AnyConfig) -> None:
@@ -18,12 +20,16 @@ def check(config: AnyConfig) -> None:
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
     """
-    return reinforced.check(config) if isinstance(config, RLConfig) else supervised.check(config)
+    if isinstance(config, RLConfig):
+        return reinforced.check(config)
+    return own.check(config) if isinstance(config, OwnConfig) else supervised.check(config)
 
 
 def to_json(config: AnyConfig) -> str:
     """The configuration as JSON."""
-    return reinforced.to_json(config) if isinstance(config, RLConfig) else supervised.to_json(config)
+    if isinstance(config, RLConfig):
+        return reinforced.to_json(config)
+    return own.to_json(config) if isinstance(config, OwnConfig) else supervised.to_json(config)
 
 
 def from_json(text: str) -> Any:
@@ -33,13 +39,17 @@ def from_json(text: str) -> Any:
         InnerloopError: if the text is not a configuration of this version.
     """
     with supervised.readable():
-        kind = reinforced if "environment" in json.loads(text) else supervised
+        values = json.loads(text)
+        kind = reinforced if "environment" in values else own if "data" in values else supervised
     return kind.from_json(text)
 
 
 def session_of(config: AnyConfig) -> ModuleType:
     """The module that runs, evaluates and reports it."""
     from innerloop.experiment import session
+    from innerloop.experiment.own import session as own_session
     from innerloop.experiment.rl import session as rl_session
 
-    return rl_session if isinstance(config, RLConfig) else session
+    if isinstance(config, RLConfig):
+        return rl_session
+    return own_session if isinstance(config, OwnConfig) else session

@@ -143,7 +143,7 @@ def create(path: Path, config: AnyConfig) -> Run:
     return run
 
 
-def require_same(run: Run, config: AnyConfig) -> None:
+def require_same(run: Run, config: Any) -> None:
     """Refuse to continue a run under another configuration.
 
     Raises:

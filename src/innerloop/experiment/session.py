@@ -111,6 +111,11 @@ def printed_and_reported(run: runs.Run, result: dict[str, Any], progress: Progre
     from innerloop.experiment import scoring
 
     progress.say(scoring.as_text(result))
+    reported(run, progress, write)
+
+
+def reported(run: runs.Run, progress: Progress, write: Callable[[], None]) -> None:
+    """Write the report, if what draws it is installed."""
     try:
         with progress.timed("writing the report"):
             write()
