@@ -1,12 +1,10 @@
-"""Set up before anything imports JAX: two CPU devices, quick compilation, annotated shapes checked at every call."""
+"""Set up before anything imports JAX: two CPU devices, and the annotated shapes checked at every call."""
 
 import atexit
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most tests compile for long, and run for moments
 
 import jax
 import pytest
@@ -17,6 +15,18 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for all workers and the
     os.environ["INNERLOOP_CACHE"] = tempfile.mkdtemp(prefix="innerloop-cache-")
     atexit.register(shutil.rmtree, os.environ["INNERLOOP_CACHE"], ignore_errors=True)
 install_import_hook("innerloop", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Half the time of compilation where tests compile for long and run for moments: the program, and meta-RL."""
+    quick = bool({"experiment", "rl"} & set(request.path.parts))
+    with pytest.MonkeyPatch.context() as patch:
+        if quick:
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for programs that tests start
+        jax.config.update("jax_disable_most_optimizations", quick)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
