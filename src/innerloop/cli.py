@@ -22,21 +22,26 @@ from innerloop.experiment.own.config import Adaptation, OwnConfig, Serving
 
 USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
-  innerloop recipes                        what can be trained, with its published figures
+  innerloop recipes                        what can be trained, with figures
   innerloop algorithms                     the family: what --algorithm takes
-  innerloop train RECIPE [--field value]   train, evaluate, report; on an existing run: continue it
-  innerloop train RECIPE --dry-run         say how it would run and what memory it needs, and stop
+  innerloop train RECIPE [--field value]   train, evaluate, report, or continue
+  innerloop train RECIPE --dry-run         say how it would run, and stop
   innerloop resume RUN                     continue a run directory
-  innerloop evaluate RUN [--field value]   evaluate again, for example --evaluation.steps 20
+  innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again
   innerloop compare RECIPE --algorithms a,b    train algorithms, and compare them
   innerloop compare RUN RUN ...            compare runs on the same test tasks
   innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
   innerloop doctor                         check this installation
 
-  innerloop train FILE --task-column T --target Y        learn from your own tasks: Parquet, CSV, or a folder of images
-  innerloop data check FILE --task-column T --target Y   look at them first; exit status 1 if something is wrong
-  innerloop adapt RUN --support A --query B --out C      adapt to a new task, predict, write a CSV file
+  innerloop train FILE --task-column T --target Y
+                                           learn from your own tasks: a Parquet
+                                           file, a CSV file, a folder of images
+  innerloop data check FILE --task-column T --target Y
+                                           look at them first; exit status 1 if
+                                           something is wrong
+  innerloop adapt RUN --support A --query B --out C
+                                           adapt to a new task, and predict
   innerloop serve RUN                      the same over HTTP on this machine
 
 innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
