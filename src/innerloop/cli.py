@@ -29,7 +29,7 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again
-  innerloop compare RECIPE --algorithms a,b    train algorithms, and compare them
+  innerloop compare RECIPE --algorithms a,b   train algorithms, compare them
   innerloop compare RUN RUN ...            compare runs on the same test tasks
   innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
   innerloop doctor                         check this installation
@@ -44,7 +44,8 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
                                            adapt to a new task, and predict
   innerloop serve RUN                      the same over HTTP on this machine
 
-innerloop train RECIPE --help lists the fields. RUN is a run directory, such as runs/demo-seed0.
+innerloop train RECIPE --help lists the fields. RUN is a run directory, such as
+runs/demo-seed0.
 """
 
 COMPARE = """usage: innerloop compare RECIPE --algorithms a,b,c [--seeds 0..2] [--time-limit 20m] [--field value]
