@@ -1,13 +1,14 @@
 """Every kind of network that the tests differentiate through, each small, with a batch for it."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from jax import Array
 
@@ -186,3 +187,8 @@ NETWORKS: dict[str, Callable[[], Case]] = {
     "equinox-gru": lambda: Case(models.from_equinox(EquinoxGRU), vectors(), losses.squared_error),
     "function": lambda: Case(models.from_functions(mixture_init, mixture), vectors(), losses.squared_error),
 }
+
+
+def some_slow(names: Iterable[str], *slow: str) -> list[Any]:
+    """Parameters for a test, of which those named are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]

@@ -26,7 +26,7 @@ from innerloop import (
 from innerloop.adjoint import mixed_value_and_grad
 from innerloop.errors import InnerloopError
 from innerloop.trees import differentiable
-from networks import NETWORKS, vectors
+from networks import NETWORKS, some_slow, vectors
 from oracles import adapted, finite_difference, maml_gradient, quadratic_loss, quadratic_task, relative_error
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -153,7 +153,7 @@ def test_annealed_must_know_how_far_training_is():
         gradient(Annealed(), quadratic_loss, rules.sgd(0.1), 1, Meta(jnp.arange(4.0), ()), quadratic_task(0))
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", some_slow(RULES, "adamw-clipped", "nesterov"))
 def test_every_rule(name):
     """Mixed equals Reverse equals finite differences, in the initialisation and in the rule's own parameters."""
     rule, task = RULES[name](), vectors()
@@ -166,7 +166,10 @@ def test_every_rule(name):
     assert relative_error(scanned, reverse) < 1e-10
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    some_slow(NETWORKS, "resnet12", "nnx-transformer", "nnx-recurrent", "convnet-stride", "convnet-unnormalised"),
+)
 def test_every_network(name):
     model, task, criterion, step = NETWORKS[name]()
     loss = losses.supervised(model, criterion)

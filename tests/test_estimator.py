@@ -35,6 +35,7 @@ def test_scikit_learns_own_checks(estimator):
     assert failed == []
 
 
+@pytest.mark.slow
 def test_a_trained_learner_serves_as_the_start_of_an_estimator(regression, tmp_path):
     random = np.random.default_rng(5)
     x, y = task(random, 60)

@@ -18,6 +18,7 @@ def test_sinusoid(capsys):
     assert "after 10 inner steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_learned_loss():
     import learned_loss
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 
 from innerloop.fitting import Fitting, Schedule
 from innerloop.learner import Design
@@ -28,6 +29,7 @@ def fitting(**changes):
     return Fitting(design, schedule, (0, 40), 2, tables(60), tables(20))
 
 
+@pytest.mark.slow
 def test_held_out_loss_falls_and_the_course_may_be_cut_and_resumed():
     one = fitting()
     start, first = one.judge(one.start(0))

@@ -102,6 +102,7 @@ def test_predictions_follow_the_units_of_the_targets():
     np.testing.assert_allclose(learning.outputs(design, 1, meta, constant, q), 3.0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_images_are_read_by_convolutions():
     design = Design(widths=(4, 8), image=(8, 8, 3), steps=1)
     pixels = RNG.integers(0, 255, (6, 192)).astype(np.uint8)

@@ -47,7 +47,11 @@ def wait_for_records(process, directory, count):
         time.sleep(0.005)
 
 
-@pytest.fixture(scope="module", params=[[], ["--layout.shards=2", "--layout.chunk=1"]], ids=["vmapped", "sharded"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param([], marks=pytest.mark.slow), ["--layout.shards=2", "--layout.chunk=1"]],
+    ids=["vmapped", "sharded"],
+)
 def undisturbed(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed") / "work"
     directory.mkdir()

@@ -79,6 +79,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(finished, tmp_path, 
     assert records(tmp_path / "run") == records(finished)
 
 
+@pytest.mark.slow
 def test_a_robot_is_trained_and_shown(tmp_path, capsys):
     pytest.importorskip("mujoco")
     small = [*TINY, "--outer.iterations=1", "--sampling.episodes=1", "--evaluation.updates=1", "--evaluation.steps=200"]

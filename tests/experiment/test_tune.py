@@ -23,7 +23,9 @@ def configured(recipe, flags, layout):
 
 
 @pytest.mark.usefixtures("characters")
-@pytest.mark.parametrize(("recipe", "flags"), [("demo", MLP), ("omniglot-5way-1shot", IMAGES)])
+@pytest.mark.parametrize(
+    ("recipe", "flags"), [("demo", MLP), pytest.param("omniglot-5way-1shot", IMAGES, marks=pytest.mark.slow)]
+)
 def test_every_way_gives_the_same_meta_step(recipe, flags, monkeypatch):
     monkeypatch.setattr(tune, "cores", lambda: 2)
     config = configured(recipe, flags, Layout())

@@ -112,7 +112,7 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
     [
         (Mixed(), 1, Layout(), False),
         (Mixed(), 2, Layout(chunk=1), True),
-        (Truncated(1), 2, Layout(chunk=2), False),
+        pytest.param(Truncated(1), 2, Layout(chunk=2), False, marks=pytest.mark.slow),
         (FirstOrder(), 1, Layout(), False),
     ],
     ids=["mixed", "mixed, two steps, recomputed", "truncated", "first order"],
