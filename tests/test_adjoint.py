@@ -153,7 +153,7 @@ def test_annealed_must_know_how_far_training_is():
         gradient(Annealed(), quadratic_loss, rules.sgd(0.1), 1, Meta(jnp.arange(4.0), ()), quadratic_task(0))
 
 
-@pytest.mark.parametrize("name", some_slow(RULES, "adamw-clipped", "nesterov"))
+@pytest.mark.parametrize("name", some_slow(RULES, "adamw-clipped", "nesterov", "learned-adam"))
 def test_every_rule(name):
     """Mixed equals Reverse equals finite differences, in the initialisation and in the rule's own parameters."""
     rule, task = RULES[name](), vectors()
@@ -168,7 +168,16 @@ def test_every_rule(name):
 
 @pytest.mark.parametrize(
     "name",
-    some_slow(NETWORKS, "resnet12", "nnx-transformer", "nnx-recurrent", "convnet-stride", "convnet-unnormalised"),
+    some_slow(
+        NETWORKS,
+        "resnet12",
+        "nnx-transformer",
+        "nnx-recurrent",
+        "convnet-stride",
+        "convnet-unnormalised",
+        "linen-conv",
+        "equinox-gru",
+    ),
 )
 def test_every_network(name):
     model, task, criterion, step = NETWORKS[name]()

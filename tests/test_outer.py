@@ -1,5 +1,9 @@
 """The outer loop: layouts agree, steps group freely, nothing is compiled twice."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,7 +116,15 @@ def test_leaves_without_gradient_are_carried_along():
 
 
 def test_many_dispatches_in_flight_do_not_deadlock():
-    """Collectives of two in-process devices, with a hundred dispatches queued before the first is awaited."""
+    """Collectives of two in-process devices, with a hundred dispatches queued before the first is awaited.
+
+    In a process of its own: XLA ends one whose devices have waited for each other too long.
+    """
+    code = "import jax; jax.config.update('jax_num_cpu_devices', 2); import test_outer; test_outer.many_dispatches()"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=300)
+
+
+def many_dispatches():
     step, state = sinusoid_step(Layout(shards=2))
     run = jax.jit(outer.repeat(step), donate_argnums=0)
     for _ in range(100):

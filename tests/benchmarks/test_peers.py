@@ -11,6 +11,7 @@ from benchmarks.peers import with_innerloop, with_jax
 from benchmarks.peers.arithmetic import multiply_adds, operations
 from benchmarks.peers.measure import relative_error
 from benchmarks.peers.problems import CASES, MINIIMAGENET, OMNIGLOT, SINUSOID, Convnet, problem
+from networks import some_slow
 
 SMALL = {
     "sinusoid": replace(SINUSOID, tasks=2, steps=2),
@@ -21,7 +22,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", some_slow(SMALL, "omniglot", "miniimagenet"))
 def test_ours_and_jax_by_hand_give_the_same_meta_gradient(name, x64):
     numbers = with_innerloop.in_double(problem(SMALL[name]))
     ours, by_hand = with_innerloop.exact(numbers), with_jax.mean_of_gradients(numbers)

@@ -44,6 +44,7 @@ def test_dry_run_says_what_is_needed_and_writes_nothing(capsys, tmp_path, monkey
 
 
 @pytest.mark.usefixtures("characters")
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_names_the_flag_that_makes_it_fit(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [*OMNIGLOT, "--layout.chunk=8", "--run-dir=run"]

@@ -14,7 +14,7 @@ from flax import nnx
 import innerloop as il
 from innerloop import InnerloopError, losses, models, rules
 from innerloop.models import Normalisation
-from networks import NETWORKS
+from networks import NETWORKS, some_slow
 
 KEY = jax.random.key(0)
 
@@ -93,7 +93,10 @@ def test_given_moments_reproduce_the_batch_at_hand(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["nnx-transformer", "nnx-recurrent", "linen-conv", "equinox-mlp", "equinox-gru", "function"]
+    "name",
+    some_slow(
+        ["nnx-transformer", "nnx-recurrent", "linen-conv", "equinox-mlp", "equinox-gru", "function"], "nnx-transformer"
+    ),
 )
 def test_adapters_train_end_to_end(name):
     """Exact second-order meta-training, vmapped over tasks and compiled, makes the loss after adaptation fall."""

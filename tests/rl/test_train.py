@@ -36,6 +36,7 @@ def moved(start, state):
     return [(one != two).any() for one, two in zip(*map(jax.tree.leaves, (start.meta, state.meta)), strict=True)]
 
 
+@pytest.mark.slow
 def test_the_trust_region_moves_everything_and_keeps_its_bound():
     start, state, metrics = run(inner="loaded-dice")
     assert metrics["returns"].shape == (2,)
@@ -111,7 +112,7 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
     ("adjoint", "steps", "layout", "recompute"),
     [
         (Mixed(), 1, Layout(), False),
-        (Mixed(), 2, Layout(chunk=1), True),
+        pytest.param(Mixed(), 2, Layout(chunk=1), True, marks=pytest.mark.slow),
         pytest.param(Truncated(1), 2, Layout(chunk=2), False, marks=pytest.mark.slow),
         (FirstOrder(), 1, Layout(), False),
     ],
