@@ -25,7 +25,11 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": False,
+    "exclude-members": "set_fit_request, set_predict_request, set_score_request",  # made by scikit-learn, in its terms
+}
 autodoc_preserve_defaults = True
 nitpicky = False
 
