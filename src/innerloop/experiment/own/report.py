@@ -95,7 +95,8 @@ def learning(records: Sequence[dict[str, Any]]) -> str:
 
 def _scores(tables: dict[str, Any]) -> str:
     rows = tables["rows"]
-    parts = []
+    number = max(each["tasks"] for each in rows)
+    parts = [f'<p class="note">Means over {number} test tasks ± their standard error.</p>']
     for metric in rows[0]["metrics"]:
         sizes = list(dict.fromkeys(each["size"] for each in rows))
         figure, axis = figures.pyplot().subplots(figsize=(6.4, 3.2))
@@ -103,9 +104,8 @@ def _scores(tables: dict[str, Any]) -> str:
         for i, method in enumerate(dict.fromkeys(each["method"] for each in rows)):
             here = [each for each in rows if each["method"] == method]
             means, errors = zip(*(each["metrics"][metric] for each in here), strict=True)
-            axis.errorbar(
-                [each["size"] for each in here], means, errors, label=method, color=figures.COLOURS[i], marker="o"
-            )
+            beside = [each["size"] * 1.03**i for each in here]  # so that methods of one size do not hide each other
+            axis.errorbar(beside, means, errors, label=method, color=figures.COLOURS[i], marker="o")
             row = {each["size"]: measured(*each["metrics"][metric]) for each in here}
             kind = ' class="ours"' if not i else ""
             texts = "".join(f'<td class="number">{row.get(size, "")}</td>' for size in sizes)

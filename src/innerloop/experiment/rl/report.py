@@ -21,8 +21,8 @@ from innerloop.rl.types import HostEnv
 from innerloop.types import Meta, Params
 
 SHOWN_TASKS, SHOWN_EPISODES = 3, 4
-FRAME_STEPS = 4
-"""Simulation steps between two frames of a video."""
+FRAME_STEPS, SPEED = 4, 0.5
+"""Simulation steps between two frames of a video, and how fast it runs beside the robot."""
 WIDTH, HEIGHT, METRE = 760, 150, 60
 """Of each strip of a video in pixels, and how many of them a metre takes."""
 INK, GROUND, PAPER = (27, 31, 36), (170, 178, 186), (255, 255, 255)
@@ -166,8 +166,10 @@ def video(experiment: RLExperiment, found: rl.Adaptation) -> str:
     length = max(map(len, strips))
     strips = [[*strip, *[strip[-1]] * (length - len(strip))] for strip in strips]
     images = [Image.fromarray(np.concatenate(pair)).quantize(32) for pair in zip(*strips, strict=True)]
+    robot = cast(rl.envs.Locomotion, rl.envs.make(experiment.config.environment)).robot
+    shown = round(1000 * FRAME_STEPS * robot.model.opt.timestep / SPEED)
     buffer = io.BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=80, loop=0)
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=shown, loop=0)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="the robot before and after adaptation" src="data:image/gif;base64,{data}">'
 
