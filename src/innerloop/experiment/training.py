@@ -65,6 +65,16 @@ def newest_state(run: Run, template: MetaState, progress: Progress) -> MetaState
     return state
 
 
+def resumed(run: Run, fresh: Any, progress: Progress, unit: str) -> Any:
+    """The state of the newest checkpoint, or else the fresh one; what was recorded after it is dropped."""
+    restored = checkpoint.read_newest(run.checkpoints, fresh, training_settings(run.config), progress.say)
+    state = fresh if restored is None else restored
+    if restored is not None:
+        progress.say(f"continuing after {unit} {int(state.step):,}")
+    run.truncate_records(int(state.step))
+    return state
+
+
 def train(run: Run, experiment: Experiment, progress: Progress) -> MetaState:
     """Train to the end, from the newest checkpoint if there is one.
 
@@ -84,14 +94,9 @@ def train(run: Run, experiment: Experiment, progress: Progress) -> MetaState:
         InnerloopError: if training diverges, or files cannot be written.
     """
     config = experiment.config
-    state = initial_state(experiment)
     settings = training_settings(config)
-    restored = checkpoint.read_newest(run.checkpoints, state, settings, progress.say)
-    if restored is not None:
-        state = restored
-        progress.say(f"continuing after step {int(state.step):,}")
+    state = resumed(run, initial_state(experiment), progress, "step")
     done, total = int(state.step), config.outer.iterations
-    run.truncate_records(done)
     if done >= total:
         return state
 

@@ -18,6 +18,7 @@ from innerloop.experiment.training import (
     newest_state,
     require_finite,
     require_finite_state,
+    resumed,
 )
 
 
@@ -55,14 +56,9 @@ def train(run: Run, experiment: RLExperiment, progress: Progress) -> rl.RLState:
         InnerloopError: if training diverges, or files cannot be written.
     """
     config = experiment.config
-    state = initial_state(experiment)
     settings = training_settings(config)
-    restored = checkpoint.read_newest(run.checkpoints, state, settings, progress.say)
-    if restored is not None:
-        state = restored
-        progress.say(f"continuing after iteration {int(state.step):,}")
+    state = resumed(run, initial_state(experiment), progress, "iteration")
     done, total = int(state.step), config.outer.iterations
-    run.truncate_records(done)
     if done >= total:
         return state
 
