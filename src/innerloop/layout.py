@@ -38,12 +38,19 @@ class Layout:
             raise InnerloopError(f"{self} is not a layout; use at least 1 shard and at least 1 task in a chunk.")
 
     def mesh(self) -> Mesh:
-        """The devices as a mesh with the single axis `"tasks"`."""
+        """The devices as a mesh with the single axis `"tasks"`.
+
+        A loop on a CPU that goes on without waiting for its steps needs twice as many devices as shards: XLA launches
+        and runs them with as many threads as there are devices (or cores, if more). From 32 steps in flight on, each
+        shard keeps one thread waiting to launch; without others, the devices wait for each other for ever.
+
+        Raises:
+            InnerloopError: if JAX sees too few devices.
+        """
         if self.shards > jax.device_count():
             raise InnerloopError(
                 f"The layout asks for shards={self.shards}, but JAX sees {jax.device_count()} device(s); lower it, or "
-                f"on a "
-                f'CPU call jax.config.update("jax_num_cpu_devices", {self.shards}) before anything else.'
+                f'on a CPU call jax.config.update("jax_num_cpu_devices", {2 * self.shards}) before anything else.'
             )
         return jax.make_mesh((self.shards,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[: self.shards])
 
