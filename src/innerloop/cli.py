@@ -113,7 +113,9 @@ def run(arguments: list[str]) -> int:
     try:
         if command not in commands:
             raise InnerloopError(f"There is no command {command!r}; {recipes.nearest(command, commands)}")
-        return commands[command](rest) or 0
+        status = commands[command](rest) or 0
+        sys.stdout.flush()  # here, not when Python ends, where a reader that went away is an error
+        return status
     except InnerloopError as error:
         print(f"innerloop: {error}", file=sys.stderr)
         return 2

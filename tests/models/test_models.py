@@ -120,7 +120,7 @@ def test_adapters_train_end_to_end(name):
     assert np.mean(history[-3:]) < 0.9 * np.mean(history[:3])
 
 
-@pytest.mark.parametrize("name", ["mlp", "convnet-stride", "convnet-max-pool"])
+@pytest.mark.parametrize("name", some_slow(["mlp", "convnet-stride", "convnet-max-pool"], "convnet-stride"))
 def test_bfloat16_gives_the_meta_gradient_of_float32(name):
     """The parameters stay float32, and the meta-gradient is that of single precision to within the short rounding."""
     model, task, criterion, _ = NETWORKS[name]()

@@ -65,7 +65,7 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except BrokenPipeError:  # the reader went away, as `head` does: stop as if by Ctrl-C, so that nothing is lost
-            self._stream = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends, which is soon
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # what is still buffered goes there
             os.kill(os.getpid(), signal.SIGINT)
 
 
