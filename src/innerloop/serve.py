@@ -428,6 +428,7 @@ def serve(path: Path, port: int, say: Callable[[str], None]) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", port))
+            listening.listen(MOST_WAITING)  # now: who reads the line below may connect at once
         except OSError as error:
             raise InnerloopError(f"Port {port} cannot be used ({error.strerror}); choose another --port.") from error
         say(f"serving {path} on http://127.0.0.1:{listening.getsockname()[1]} (POST /adapt, POST /predict)")
