@@ -1,4 +1,4 @@
-"""Write docs/fsmol.md from benchmarks/results/fsmol.json: no figure in it is typed by hand.
+"""Write docs/fsmol.md from benchmarks/results/fsmol.json and serving.json: no figure in it is typed by hand.
 
 python -m benchmarks.fsmol_page          write
 python -m benchmarks.fsmol_page --check  exit with 1 if what is written is not up to date
@@ -12,7 +12,7 @@ from typing import Any
 from innerloop.experiment.progress import duration
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "fsmol.json"
+RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "fsmol.md"
 METRIC = "delta-AUPRC"
 NAMES = {
@@ -26,7 +26,7 @@ NAMES = {
 }
 
 
-def page(result: dict[str, Any]) -> str:
+def page(result: dict[str, Any], serving: dict[str, Any]) -> str:
     """The whole page."""
     parts = result["parts"]
     main, known = parts["main"], parts["main"]["environment"]
@@ -34,7 +34,9 @@ def page(result: dict[str, Any]) -> str:
     sizes = list(dict.fromkeys(row["size"] for row in main["scores"]["rows"]))
     head = [f"| | {' | '.join(map(str, sizes))} |", "|---|" + "---|" * len(sizes)]
     lines = [
-        "# FS-Mol",
+        "# Your own tasks, measured",
+        "",
+        "## FS-Mol",
         "",
         "Drug-discovery assays from ChEMBL: which molecules are active, from a few labelled ones. Written by `make "
         "results` from `benchmarks/results/fsmol.json`.",
@@ -69,13 +71,13 @@ def page(result: dict[str, Any]) -> str:
     ]
     ablations = [name for name in NAMES if name in parts]
     if ablations:
-        lines += ["## What gave it", "", "Each line changes one thing and trains half as long.", "", *head]
+        lines += ["### What gave it", "", "Each line changes one thing and trains half as long.", "", *head]
         lines += [row(NAMES[name], parts[name]["scores"]["rows"], "innerloop", sizes) for name in ablations]
         lines.append("")
     curves = main["scores"]["curves"]
     steps = len(curves[str(sizes[0])][METRIC])
     lines += [
-        "## Adaptation",
+        "### Adaptation",
         "",
         "Delta-AUPRC after so many inner steps; before the first one the head stands on its prototypes.",
         "",
@@ -84,8 +86,29 @@ def page(result: dict[str, Any]) -> str:
     ]
     for size in sizes:
         lines.append(f"| {size} | {' | '.join(f'{value:.3f}' for value in curves[str(size)][METRIC])} |")
-    lines += ["", "## What was chosen", "", *(f"- {each}" for each in main["choices"]), ""]
+    lines += ["", "### What was chosen", "", *(f"- {each}" for each in main["choices"]), ""]
+    lines += serving_section(serving)
     return "\n".join(lines)
+
+
+def serving_section(result: dict[str, Any]) -> list[str]:
+    """How many requests a second, and how long they wait."""
+    known = result["environment"]
+    machine, times = known["machine"], result["milliseconds"]
+    return [
+        "## Serving",
+        "",
+        f"`python -m benchmarks.serving RUN`, commit {(known['commit'] or 'unknown')[:10]}, {machine['processor']} "
+        f"with {machine['cores']} cores, which the clients use too. Each request adapts to {result['support']} rows of "
+        f"{result['features']} columns and predicts {result['query']}; {result['concurrency']} clients ask again as "
+        "soon as they are answered.",
+        "",
+        f"| requests | errors | a second | {' | '.join(f'{p}, ms' for p in times)} |",
+        "|---|---|---|" + "---|" * len(times),
+        f"| {result['requests']:,} | {result['errors']} | {result['requests_per_second']:.0f} | "
+        f"{' | '.join(f'{each:.0f}' for each in times.values())} |",
+        "",
+    ]
 
 
 def row(name: str, rows: list[dict[str, Any]], method: str, sizes: list[int]) -> str:
@@ -95,7 +118,7 @@ def row(name: str, rows: list[dict[str, Any]], method: str, sizes: list[int]) ->
 
 
 def main(check: bool) -> int:
-    text = page(json.loads(RESULT.read_text()))
+    text = page(*(json.loads((RESULTS / f"{name}.json").read_text()) for name in ("fsmol", "serving")))
     if PAGE.exists() and PAGE.read_text() == text:
         return 0
     print(f"{PAGE.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
