@@ -26,10 +26,12 @@ class OuterUpdate(NamedTuple):
     Attributes:
         radius: of the ball in which the meta-gradient is taken where the meta-loss is largest, see `meta_step`.
         cosine: whether the outer step size falls to zero along a cosine over training.
+        rates: whether what the rule learns are step sizes, whose own outer steps are in proportion to where they start.
     """
 
     radius: float = 0.0
     cosine: bool = False
+    rates: bool = False
 
 
 class Algorithm(NamedTuple):
@@ -99,7 +101,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         _per_step, Annealed(), multi_step(), "MAML with the five pieces that make it stable", PLUS,
         maths=r"\min_{\theta, \alpha} \mathbb{E} \sum_{t=1}^k w_t L(\theta_t, Q), \qquad \theta^l_{t+1} = "
               r"\theta^l_t - \alpha^l_t \nabla_{\theta^l} L(\theta_t, S)",
-        outer=OuterUpdate(cosine=True), network="per-step",
+        outer=OuterUpdate(cosine=True, rates=True), network="per-step",
         cost="a third of training at the price of first order; a query pass for every inner step at its beginning",
         use="Several inner steps, or a step size that is not known."),
     "meta-sgd": Algorithm(
@@ -108,6 +110,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Li et al.: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017, arXiv 1707.09835",
         maths=r"\min_{\theta, \alpha} \mathbb{E}\, L(\theta_k, Q), \qquad \theta_{t+1} = \theta_t - \alpha \odot "
               r"\nabla L(\theta_t, S)",
+        outer=OuterUpdate(rates=True),
         cost="as MAML, with twice as much to learn",
         use="One or few inner steps that are to reach far, with enough tasks to learn the step sizes from."),
     "alfa": Algorithm(
@@ -195,7 +198,10 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 PIECES: dict[str, tuple[str, Callable[[Algorithm], Algorithm]]] = {
     "msl": ("multi-step loss", lambda row: row._replace(objective=multi_step())),
-    "lslr": ("learned step sizes for each layer and step", lambda row: row._replace(rule=_per_step)),
+    "lslr": (
+        "learned step sizes for each layer and step",
+        lambda row: row._replace(rule=_per_step, outer=row.outer._replace(rates=True)),
+    ),
     "bnps": ("normalisation with scale and shift of each step", lambda row: row._replace(network="per-step")),
     "da": ("derivative-order annealing", lambda row: row._replace(adjoint=Annealed())),
     "ca": ("cosine annealing of the outer step size", lambda row: row._replace(outer=row.outer._replace(cosine=True))),

@@ -11,7 +11,7 @@ from jax import lax
 
 from innerloop import algorithms, losses, models, ops, rules, tasks
 from innerloop.adjoint import Adjoint, Annealed, ConjugateGradient, FirstOrder, Implicit, Mixed, Reverse, Truncated
-from innerloop.algorithms import Algorithm
+from innerloop.algorithms import Algorithm, OuterUpdate
 from innerloop.errors import InnerloopError
 from innerloop.experiment.config import (
     Config,
@@ -36,6 +36,8 @@ IMAGE_SHAPES = {
     MiniImageNetTasks: (miniimagenet.SIDE, miniimagenet.SIDE, 3),
 }
 RUNNING = "running"
+PUBLISHED_RATE = 0.1
+"""The inner step size from which MAML++ learns step sizes with the outer step size itself."""
 
 
 class Data(NamedTuple):
@@ -182,7 +184,7 @@ def assemble(config: Config, data: Data) -> Experiment:
         algorithm=row,
         rule=rule,
         meta_loss=algorithms.build(row, loss, rule=rule, steps=steps, query_loss=query_loss),
-        optimizer=outer_optimizer(config, cosine=row.outer.cosine),
+        optimizer=outer_optimizer(config, row.outer),
         layout=layout,
         data=data,
     )
@@ -336,28 +338,41 @@ def adapted_leaves(rule: InnerRule, net: Network) -> InnerRule:
     return rules.masked(rule, where)
 
 
-def outer_optimizer(config: Config, *, cosine: bool = False) -> optax.GradientTransformation:
-    """The configured outer optimiser; running averages follow their own rate instead.
+def outer_optimizer(config: Config, update: OuterUpdate) -> optax.GradientTransformation:
+    """The configured outer optimiser. Running averages follow their own rate instead.
+
+    Step sizes that are learned are changed in proportion to where they start, at most by the outer step size itself, as
+    MAML++ does from 0.1 on: Adam's step of 0.001 would make step sizes that start at 0.001 jump about, and training
+    diverge.
 
     Args:
         config: the experiment.
-        cosine: whether its step size falls to zero along a cosine, also where the schedule is a constant.
+        update: what the algorithm has of its own.
     """
     outer = config.outer
-    rate = outer.learning_rate
-    schedule = optax.cosine_decay_schedule(rate, outer.iterations) if cosine or outer.schedule == "cosine" else rate
+    rate, falls = outer.learning_rate, update.cosine or outer.schedule == "cosine"
+    schedule = optax.cosine_decay_schedule(rate, outer.iterations) if falls else rate
     optimizer = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer](schedule)
     if outer.clip:
         optimizer = optax.chain(optax.clip(outer.clip), optimizer)
-    if config.network.normalisation != "running":
+    share = min(1.0, config.inner.learning_rate / PUBLISHED_RATE) if update.rates else 1.0
+    parts = {
+        "network": optimizer,
+        "rates": optax.chain(optimizer, optax.scale(share)),
+        RUNNING: optax.sgd(1 - config.network.running_decay),
+    }
+    averages = config.network.normalisation == "running"
+    if share == 1 and not averages:
         return optimizer
-    averages = optax.sgd(1 - config.network.running_decay)
 
     def labels(meta: Meta) -> Meta:
-        of_params = {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in meta.params.items()}
-        return Meta(of_params, jax.tree.map(lambda _: "network", meta.rule))
+        def of_params(path: Any, _: Any) -> str:
+            return RUNNING if averages and path[0].key == RUNNING else "network"
 
-    return optax.partition({"network": optimizer, RUNNING: averages}, labels)
+        of_rule = jax.tree.map(lambda _: "rates" if share < 1 else "network", meta.rule)
+        return Meta(jax.tree_util.tree_map_with_path(of_params, meta.params), of_rule)
+
+    return optax.partition(parts, labels)
 
 
 def computed_as(adjoint: Adjoint, config: Any) -> Adjoint:

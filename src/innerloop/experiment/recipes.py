@@ -193,7 +193,12 @@ SINUSOID_ROWS: dict[str, dict[str, Any]] = {
     "meta-curvature": {"inner.steps": 5, "evaluation.steps": 5},
     "reptile": {"inner.steps": 5},
     "cavia": {"inner.learning_rate": 1.0},
-    "imaml": {"inner.learning_rate": 0.01, "inner.steps": 20, "evaluation.steps": 20},
+    "imaml": {
+        "inner.learning_rate": 0.003,
+        "inner.steps": 20,
+        "evaluation.steps": 20,
+        "variant.regularisation": 10.0,
+    },
 }
 OMNIGLOT_ROWS: dict[str, dict[str, Any]] = {
     "maml++": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 5, "network.scale": True},

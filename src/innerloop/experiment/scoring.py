@@ -33,6 +33,8 @@ RATE_SEED = 20_000
 BASELINE_SEED = 30_000
 BATCH = 128
 """Images in a batch of the pre-training."""
+LARGE = 1e5
+"""From here on a score is shown with two digits and its power of ten."""
 
 SCRATCH = "random initialisation"
 PRETRAINED = "pre-trained on all tasks"
@@ -207,7 +209,7 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
         source = tasks.Batches.from_labels(images.x, labels.astype(np.int32), size=BATCH // batch)
     joint = algorithms.build(algorithms.algorithm("joint"), loss, rule=rules.sgd(0.0), steps=0)
     layout = Layout(experiment.layout.shards)
-    optimizer = outer_optimizer(replace(config, outer=replace(config.outer, iterations=iterations)))
+    optimizer = outer_optimizer(replace(config, outer=replace(config.outer, iterations=iterations)), OuterUpdate())
     step = outer.meta_step(joint, optimizer, meta_batch=batch, layout=layout)
     state = layout.replicate(outer.init(model.init(params_key), rules.sgd(0.0), optimizer, run_key))
     steps = jax.jit(outer.repeat(step), donate_argnums=0)
@@ -228,7 +230,9 @@ def cell(result: dict[str, Any], row: dict[str, Any], step: int) -> str:
     if step >= len(values["mean"]):
         return ""
     digits = result.get("digits", 2 if factor == 1 else 1)
-    return f"{values['mean'][step] * factor:.{digits}f} ± {values['interval'][step] * factor:.{digits}f}"
+    mean, interval = (values[each][step] * factor for each in ("mean", "interval"))
+    style = f".{digits}f" if abs(mean) < LARGE else ".2g"  # what diverged
+    return f"{mean:{style}} ± {interval:{style}}"
 
 
 def row_name(row: dict[str, Any]) -> str:
