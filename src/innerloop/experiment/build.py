@@ -1,6 +1,6 @@
 """From a configuration to the values that the library works with. Data flows one way: nothing below sees a `Config`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -356,7 +356,7 @@ def outer_optimizer(config: Config, update: OuterUpdate) -> optax.GradientTransf
     if outer.clip:
         optimizer = optax.chain(optax.clip(outer.clip), optimizer)
     share = min(1.0, config.inner.learning_rate / PUBLISHED_RATE) if update.rates else 1.0
-    parts = {
+    parts: dict[Hashable, optax.GradientTransformation] = {
         "network": optimizer,
         "rates": optax.chain(optimizer, optax.scale(share)),
         RUNNING: optax.sgd(1 - config.network.running_decay),

@@ -14,6 +14,7 @@ import optax
 import safetensors.numpy
 
 from innerloop import algorithms, losses, outer, rules, tasks
+from innerloop.algorithms import OuterUpdate
 from innerloop.evaluate import evaluate, summarise
 from innerloop.experiment import training
 from innerloop.experiment.build import Experiment, adapted_leaves, assemble, network, outer_optimizer
