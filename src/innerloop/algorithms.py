@@ -26,7 +26,8 @@ class OuterUpdate(NamedTuple):
     Attributes:
         radius: of the ball in which the meta-gradient is taken where the meta-loss is largest, see `meta_step`.
         cosine: whether the outer step size falls to zero along a cosine over training.
-        rates: whether what the rule learns are step sizes, whose own outer steps are in proportion to where they start.
+        rates: whether what the rule learns are step sizes or makes them, which then take outer steps in proportion to
+            where they start.
     """
 
     radius: float = 0.0
@@ -119,6 +120,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Baik et al.: Meta-Learning with Adaptive Hyperparameters, 2020, arXiv 2011.00209",
         maths=r"\theta_{t+1} = \beta_t \theta_t - \alpha_t \nabla L(\theta_t, S), \qquad (\alpha_t, \beta_t) = "
               r"g(\overline{\theta_t}, \overline{\nabla L(\theta_t, S)})",
+        outer=OuterUpdate(rates=True),
         cost="as MAML, and a small network at every inner step",
         use="Tasks that differ in how far they should be adapted."),
     "meta-curvature": Algorithm(

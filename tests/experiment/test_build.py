@@ -12,11 +12,10 @@ from innerloop.experiment.recipes import changed
 
 @pytest.mark.parametrize(
     ("algorithm", "rate", "share"),
-    [("maml++", 0.001, 0.01), ("meta-sgd", 0.01, 0.1), ("maml+lslr", 0.4, 1.0), ("alfa", 0.001, 1.0)],
+    [("maml++", 0.001, 0.01), ("meta-sgd", 0.01, 0.1), ("maml+lslr", 0.4, 1.0), ("meta-curvature", 0.001, 1.0)],
 )
 def test_learned_step_sizes_change_in_proportion_to_where_they_start(algorithm, rate, share):
-    """As Adam's first step is the outer step size in each entry: those of networks inside of a rule, and all else, are
-    changed by that."""
+    """As Adam's first step is the outer step size in each entry: all else is changed by that."""
     config = changed(recipes.config("sinusoid", algorithm), {"inner.learning_rate": rate})
     experiment = build(config, print)
     meta = training.initial_state(experiment).meta

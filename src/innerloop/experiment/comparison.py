@@ -15,7 +15,7 @@ from innerloop.evaluate import summarise
 from innerloop.experiment.config import Config, Evaluation, Layout, Log, flag, leaves
 from innerloop.experiment.plan import readable
 from innerloop.experiment.run import Run
-from innerloop.experiment.scoring import PRETRAINED, SCRATCH, score_name, shortened
+from innerloop.experiment.scoring import PRETRAINED, SCRATCH, in_digits, score_name, shortened
 
 TEST = ("tasks", "shots", "queries", "seed")
 """The settings of an evaluation that its test tasks depend on."""
@@ -296,7 +296,7 @@ def cells_of(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
     """The row as text: score, spread over seeds, difference, milliseconds, memory, seconds to compile."""
     factor = result["factor"]
     digits = 2 if factor == 100.0 else 3
-    show = lambda value: f"{value * factor:.{digits}f}"  # noqa: E731
+    show = lambda value, sign="": in_digits(value * factor, digits, sign)  # noqa: E731
     costs = result["groups"].get(row["label"], {})
     if "mean" not in row:
         return ["diverged", "", "", "", "", ""]
@@ -306,7 +306,7 @@ def cells_of(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
     return [
         f"{show(row['mean'])} ±{show(row['interval'])}",
         "" if row["spread"] is None else show(row["spread"]),
-        f"{difference['mean'] * factor:+.{digits}f} ±{show(difference['interval'])}{mark}" if difference else "",
+        f"{show(difference['mean'], '+')} ±{show(difference['interval'])}{mark}" if difference else "",
         "" if per_step is None else f"{1e3 * per_step:.2f}",
         "" if memory is None else _short(memory),
         "" if compiling is None else f"{compiling:.0f} s",

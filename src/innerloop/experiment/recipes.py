@@ -188,13 +188,14 @@ def _family(
 SINUSOID_ROWS: dict[str, dict[str, Any]] = {
     "truncated-maml": {"inner.steps": 5},
     "maml++": {"inner.steps": 5, "evaluation.steps": 5},
-    "meta-sgd": {"evaluation.steps": 1},
-    "alfa": {"inner.steps": 5, "evaluation.steps": 5},
+    "meta-sgd": {"inner.steps": 5, "evaluation.steps": 5},
+    "alfa": {"inner.learning_rate": 0.01, "inner.steps": 5, "evaluation.steps": 5},
     "meta-curvature": {"inner.steps": 5, "evaluation.steps": 5},
-    "reptile": {"inner.steps": 5},
+    "anil": {"inner.learning_rate": 0.01, "inner.steps": 5, "evaluation.steps": 5},
+    "reptile": {"inner.learning_rate": 0.01, "inner.steps": 5},
     "cavia": {"inner.learning_rate": 1.0},
     "imaml": {
-        "inner.learning_rate": 0.003,
+        "inner.learning_rate": 0.001,
         "inner.steps": 20,
         "evaluation.steps": 20,
         "variant.regularisation": 10.0,

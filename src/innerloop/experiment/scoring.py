@@ -231,9 +231,13 @@ def cell(result: dict[str, Any], row: dict[str, Any], step: int) -> str:
     if step >= len(values["mean"]):
         return ""
     digits = result.get("digits", 2 if factor == 1 else 1)
-    mean, interval = (values[each][step] * factor for each in ("mean", "interval"))
-    style = f".{digits}f" if abs(mean) < LARGE else ".2g"  # what diverged
-    return f"{mean:{style}} ± {interval:{style}}"
+    mean, interval = (in_digits(values[each][step] * factor, digits) for each in ("mean", "interval"))
+    return f"{mean} ± {interval}"
+
+
+def in_digits(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many digits behind the point; with two and a power of ten if training diverged."""
+    return f"{value:{sign}.{digits}f}" if abs(value) < LARGE else f"{value:{sign}.2g}"
 
 
 def row_name(row: dict[str, Any]) -> str:
