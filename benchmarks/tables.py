@@ -21,7 +21,7 @@ def results() -> list[dict[str, Any]]:
     """The kept results of runs, in the order of the recipes."""
     order = list(RECIPES)
     kept = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    kept = [each for each in kept if each.get("recipe") in order]
+    kept = [each for each in kept if each.get("recipe") in order and "groups" not in each]  # which a comparison has
     return sorted(kept, key=lambda each: (order.index(each["recipe"]), -len(each["algorithm"]), each["seed"]))
 
 
