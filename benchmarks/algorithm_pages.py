@@ -56,7 +56,7 @@ def provenance(result: dict[str, Any]) -> str:
     machine = result["machine"]
     return (
         f"`{command}`, commit {(result['commit'] or 'unknown')[:10]}, {machine['processor']} with {machine['cores']} "
-        f"cores, jax {result['versions']['jax']}."
+        f"core{'s' if machine['cores'] > 1 else ''}, jax {result['versions']['jax']}."
     )
 
 

@@ -58,12 +58,21 @@ def row_of(result: dict[str, Any]) -> str:
     ours = unit(" / ".join(score(evaluation, row, step) for step in steps), result["recipe"])
     theirs = unit(" / ".join(published[step] for step in steps), result["recipe"]) if published else ""
     machine = result["environment"]["machine"]
-    place = f"{machine['cores']} cores" if machine["platform"] == "cpu" else machine["devices"][0]
-    pace = f"{duration(result['training_seconds'])} on {place} ({result['tasks_per_second']:,.0f} tasks/s)"
+    place = cores(machine) if machine["platform"] == "cpu" else machine["devices"][0]
+    pace = f"{duration(result['training_seconds'])} on {place} ({speed(result)})"
     return (
         f"| `{result['recipe']}` seed {result['seed']} | {method(result)} | {result['meta_steps']:,} "
         f"| {' / '.join(map(str, steps))} | **{ours}** | {theirs} | {pace} |"
     )
+
+
+def cores(machine: dict[str, Any]) -> str:
+    return f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+
+
+def speed(result: dict[str, Any]) -> str:
+    rate = result["tasks_per_second"]
+    return f"{rate:,.{0 if rate >= 10 else 1}f} tasks/s"
 
 
 def method(result: dict[str, Any]) -> str:
@@ -107,9 +116,9 @@ def section(result: dict[str, Any]) -> list[str]:
         f"## {result['recipe']}, {method(result)}, seed {result['seed']}",
         "",
         f"`{' '.join(result['environment']['command'])}`, commit {commit}, {machine['processor']} with "
-        f"{machine['cores']} cores, "
+        f"{cores(machine)}, "
         f"jax {result['environment']['versions']['jax']}; {result['meta_steps']:,} meta-steps in "
-        f"{duration(result['training_seconds'])} ({result['tasks_per_second']:,.0f} tasks/s, median).",
+        f"{duration(result['training_seconds'])} ({speed(result)}, median).",
         "",
     ]
     course = [each for each in result["course"] if evaluation["metric"] == "accuracy"]
