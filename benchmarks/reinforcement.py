@@ -41,7 +41,8 @@ def source(result: dict[str, Any]) -> str:
     command = result["command"] if isinstance(result["command"], str) else " ".join(result["command"])
     machine = result["environment"]["machine"]
     commit = (result["commit"] or "unknown")[:10]
-    return f"`{command}`, commit {commit}, {machine['processor']} with {machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    return f"`{command}`, commit {commit}, {machine['processor']} with {cores}"
 
 
 def estimator_section(result: dict[str, Any]) -> list[str]:
