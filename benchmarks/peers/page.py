@@ -112,7 +112,9 @@ def plot(curve: str, result: dict[str, Any]) -> str:
     for (name, sizes), colour in zip(result["curves"][curve].items(), COLOURS, strict=False):
         seen = {int(size): row for size, row in sizes.items() if "failed" not in row}
         for axis, what, unit in ((axes[0], "seconds", 1e-3), (axes[1], "peak_bytes", 1e6)):
-            axis.plot(seen, [row[what] / unit for row in seen.values()], "o-", markersize=3, color=colour, label=name)
+            axis.plot(
+                list(seen), [row[what] / unit for row in seen.values()], "o-", markersize=3, color=colour, label=name
+            )
     for axis, label in zip(axes, ("ms per meta-step", "MB"), strict=True):
         axis.set(xlabel=varied_in(curve), ylabel=label, xscale="log", yscale="log")
         axis.set_xticks(list(GROWTH[curve]), [str(size) for size in GROWTH[curve]], minor=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from benchmarks.peers import with_innerloop, with_jax
+from benchmarks.peers import page, with_innerloop, with_jax
 from benchmarks.peers.arithmetic import multiply_adds, operations
 from benchmarks.peers.measure import relative_error
 from benchmarks.peers.problems import CASES, MINIIMAGENET, OMNIGLOT, SINUSOID, Convnet, problem
@@ -55,3 +55,11 @@ def test_matrix_products_are_most_of_a_meta_gradient(adjoint, exact):
     compiled = gradient.lower(meta, with_innerloop.tasks_of(numbers), jax.random.key(0)).compile()
     counted = operations(case, exact=exact)
     assert counted < compiled.cost_analysis()["flops"] < 1.2 * counted
+
+
+def test_a_curve_is_drawn_without_what_failed():
+    point = {"seconds": 0.01, "peak_bytes": 10**8}
+    sizes = {"1": point, "2": point, "5": {"failed": "out of memory"}}
+    drawn = page.plot("sinusoid-steps", {"curves": {"sinusoid-steps": {"innerloop": sizes, "higher": {"1": point}}}})
+    assert drawn.startswith("<svg")
+    assert "higher" in drawn
