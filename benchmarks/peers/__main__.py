@@ -231,11 +231,11 @@ def main() -> int:
             except Failed as failure:  # the other parts are worth having
                 print(f"{part}: {failure}\n", flush=True)
                 continue
-            print(f"{part}\n{as_text(table_of(part, result))}\n", flush=True)
             now, minutes = time.strftime("%Y-%m-%dT%H:%M:%S%z"), (time.monotonic() - started) / 60
             result["measured"][part] = {"ended": now, "minutes": round(minutes, 1), "commit": runs.commit()}
             if not arguments.quick:
                 page.RESULT.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{part}\n{as_text(table_of(part, result))}\n", flush=True)
     print(as_text(promises(result)))
     if not arguments.quick:
         page.main(check=False)

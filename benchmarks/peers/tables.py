@@ -72,7 +72,9 @@ def _growth(curve: str, result: dict[str, Any]) -> Table:
 
     def cell(name: str, size: int) -> str:
         row = rows[name].get(str(size), {"failed": ""})
-        return row.get("failed") or f"{_milliseconds(row['seconds'])} ({_megabytes(row['peak_bytes'])})"
+        return (
+            row["failed"] if "failed" in row else f"{_milliseconds(row['seconds'])} ({_megabytes(row['peak_bytes'])})"
+        )
 
     return [
         (curve.split("-")[1], *rows),
