@@ -111,22 +111,27 @@ def compare(case: str, settings: Settings) -> dict[str, Any]:
 
 
 def grow(curve: str, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Each implementation over the sizes of a curve, until one fails."""
+    """Each implementation over the sizes of a curve, until one fails.
+
+    Each size has a process of its own: in one that has computed another before, memory is there already, and what is
+    added says nothing.
+    """
     cases = {str(size): f"{curve}-{size}" for size in GROWTH[curve]}
     references = {size: reference_of(case, settings) for size, case in cases.items()}
     results: dict[str, dict[str, Any]] = {}
     for name in CURVES:
-        entry, results[name] = Entry(name, settings.limits), {}
-        try:
-            for size, case in cases.items():
-                say(f"{case}: {name}")
+        results[name] = {}
+        for size, case in cases.items():
+            say(f"{case}: {name}")
+            entry = Entry(name, settings.limits)
+            try:
                 entry.build(case, references[size])
                 entry.time(settings.seconds)
                 results[name][size] = entry.result()
-                if entry.failure:
-                    break
-        finally:
-            entry.close()
+            finally:
+                entry.close()
+            if entry.failure:
+                break
     return results
 
 
