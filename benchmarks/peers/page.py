@@ -63,6 +63,8 @@ def page(result: dict[str, Any] | None) -> str:
     for case in result["cases"]:
         blocks += [f"### {case}", f"{describe(MAIN[case])}.", as_markdown(table_of(case, result))]
     blocks += ["## How time and memory grow", "Milliseconds, with megabytes in brackets."]
+    missing = [f"`{curve}`" for curve in GROWTH if curve not in result["curves"]]
+    blocks += [f"Not yet measured: {', '.join(missing)}."] if missing else []
     for curve in result["curves"]:
         varied, start = varied_in(curve), describe(GROWTH[curve][1])
         blocks += [
