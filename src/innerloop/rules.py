@@ -130,8 +130,8 @@ def per_layer_per_step(learning_rate: float, steps: int) -> InnerRule:
     $\theta^l_{t+1} = \theta^l_t - \alpha^l_t \nabla_{\theta^l} L(\theta_t)$.
 
     At more steps than it learned the step sizes of the last one are used again. Where the outer loop uses Adam, whose
-    step is the same for all it learns, scale its step for `Meta.rule` down (`optax.partition`) if it is not small beside
-    `learning_rate`: step sizes that jump about let training diverge. The program does.
+    step is the same for all it learns, scale its step for `Meta.rule` down (`optax.partition`) if it is not small
+    beside `learning_rate`: step sizes that jump about let training diverge. The program does.
 
     Args:
         learning_rate: the value at which every $\alpha^l_t$ starts.
