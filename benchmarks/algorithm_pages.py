@@ -268,8 +268,9 @@ def verdict(row: dict[str, Any]) -> int:
 
 CHOSEN = (
     "MAML's are the paper's. The number of steps of `meta-sgd` and `anil`, the step sizes of `alfa`, `anil` and "
-    "`imaml`, and the regularisation of `imaml` were tried on the first 200 of these very test tasks, so their scores are "
-    "somewhat too good; the step size of `reptile` was chosen on validation tasks; nothing was chosen for the others."
+    "`imaml`, and the regularisation of `imaml` were tried on the first 200 of these very test tasks, so their scores "
+    "are somewhat too good; the step size of `reptile` was chosen on validation tasks; nothing was chosen for the "
+    "others."
 )
 
 
