@@ -1,32 +1,37 @@
-"""The family measured: step sizes, what happens when the inner loop grows longer, and memory.
+"""The family measured: its settings, its rows beside each other, what happens when the inner loop grows, and memory.
 
-    python -m benchmarks.family search     the step size of each row on sinusoids, chosen on validation tasks
-    python -m benchmarks.family steps      N = 1, 5, 20, 50 inner steps, 5 seeds, on sinusoids
+    python -m benchmarks.family search     step size and number of inner steps of each row on sinusoids, chosen on
+                                           validation tasks
+    python -m benchmarks.family compare    all rows on sinusoids with what `search` chose
+    python -m benchmarks.family steps      N = 1, 5, 20, 50 inner steps, several seeds, on sinusoids or Omniglot
     python -m benchmarks.family memory     what a meta-step needs as N grows, on sinusoids and Omniglot
 
-Each writes benchmarks/results/family-*.json. The comparison of the rows themselves is one command of the program,
-`innerloop compare sinusoid --algorithms ...`, whose comparison.json is kept as family-sinusoid.json.
+Each writes benchmarks/results/family-*.json. The comparison on Omniglot is one command of the program,
+`innerloop compare omniglot-20way-1shot --algorithms ...`, whose comparison.json is kept as family-omniglot.json.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from innerloop import outer
 from innerloop.evaluate import evaluate
-from innerloop.experiment import plan, recipes, session, training
+from innerloop.experiment import compare, plan, recipes, session, training
 from innerloop.experiment.build import Experiment, assemble, build
 from innerloop.experiment.config import Config
+from innerloop.experiment.data.omniglot import Part
 from innerloop.experiment.recipes import changed
 from innerloop.experiment.run import commit, environment_of_machine
 
@@ -34,55 +39,74 @@ RESULTS = Path(__file__).parent / "results"
 VALIDATION_SEED, TEST_SEED, TASKS, TEST_STEPS = 10_000, 1, 200, 10
 
 RATES = (0.001, 0.003, 0.01, 0.03)
-SEARCH_STEPS = 2000
-SEARCHED: dict[str, tuple[float, ...]] = {
-    "maml": RATES,
-    "fomaml": RATES,
-    "truncated-maml": RATES,
-    "maml++": RATES,
-    "meta-sgd": RATES,
-    "alfa": RATES,
-    "meta-curvature": RATES,
-    "anil": RATES,
-    "boil": RATES,
-    "cavia": (0.1, 0.3, 1.0),
-    "imaml": (0.003, 0.01, 0.03),
-    "reptile": RATES,
-    "sharp-maml": RATES,
-    "joint": RATES,
+INNER_STEPS = (1, 5)
+SEARCH_STEPS, SEARCH_SEEDS = 2000, 2
+SEARCHED: dict[str, dict[str, tuple[float, ...]]] = {
+    "maml": {},
+    "fomaml": {},
+    "truncated-maml": {"inner.steps": (5,)},
+    "maml++": {"inner.steps": (5,)},
+    "meta-sgd": {},
+    "alfa": {},
+    "meta-curvature": {},
+    "anil": {},
+    "boil": {},
+    "cavia": {"inner.learning_rate": (0.1, 0.3, 1.0)},
+    "reptile": {"inner.steps": (5, 10)},
+    "sharp-maml": {},
+    "joint": {"inner.steps": (1,)},
+    "imaml": {"inner.steps": (20,), "variant.regularisation": (1.0, 10.0)},
 }
-"""The rows that sinusoids suit, and the step sizes that each chooses from."""
+"""The rows that sinusoids suit, and what each chooses from if not from `RATES` and `INNER_STEPS`."""
 
 LONG = ("maml", "maml+msl", "maml+lslr", "maml+da", "maml++", "fomaml", "truncated-maml", "imaml")
+LONG_ON_IMAGES = ("maml", "maml+lslr", "maml+bnps", "maml++", "fomaml", "truncated-maml")
 STEPS = (1, 5, 20, 50)
-SEEDS = 5
+ON_IMAGES = {
+    "network.widths": (16, 16, 16, 16),
+    "network.scale": True,
+    "layout.chunk": 1,
+    "layout.convolution": "patches",
+}
+"""So that long inner loops on images end today on one core: a quarter of the filters of the recipe."""
 
 
-def sinusoids(algorithm: str, **changes: Any) -> Config:
-    """The sinusoid recipe of a row, with other values of some fields; `__` stands for the dot."""
-    config = recipes.config("sinusoid", algorithm)
+def configured(recipe: str, algorithm: str, **changes: Any) -> Config:
+    """The recipe of a row, with other values of some fields; `__` stands for the dot."""
+    config = recipes.config(recipe, algorithm)
     assert isinstance(config, Config)
     fixed = {"layout.shards": 1, "layout.loop": "auto" if algorithm == "imaml" else "scanned"}
     return changed(config, fixed | {name.replace("__", "."): value for name, value in changes.items()})
 
 
+sinusoids = partial(configured, "sinusoid")
+
+
 def trained(experiment: Experiment, seeds: int) -> tuple[Any, float]:
-    """The meta-parameters of several seeds, trained beside each other, and the seconds of a meta-step of all."""
+    """The meta-parameters of several seeds, and the seconds of a meta-step of one.
+
+    Seeds of a tiny network are trained beside each other, those of a convolutional one after each other.
+    """
     total = experiment.config.outer.iterations
     configs = [replace(experiment.config, seed=seed) for seed in range(seeds)]
     states = [training.initial_state(replace(experiment, config=config)) for config in configs]
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    run = jax.jit(jax.vmap(outer.repeat(experiment.meta_step()), in_axes=(0, None, None)))
+    steps = outer.repeat(experiment.meta_step())
+
+    def every(state: Any, tasks: Any, count: Any) -> Any:
+        one = lambda each: steps(each, tasks, count)  # noqa: E731
+        return jax.vmap(one)(state) if experiment.data.parts is None else lax.map(one, state)
+
+    run = jax.jit(every)
     tasks = experiment.training_tasks()
     state, _ = jax.block_until_ready(run(state, tasks, np.int32(1)))
     start = time.perf_counter()
     state, _ = jax.block_until_ready(run(state, tasks, np.int32(total - 1)))
-    return state.meta, (time.perf_counter() - start) / (total - 1)
+    return state.meta, (time.perf_counter() - start) / (total - 1) / seeds
 
 
-def losses(experiment: Experiment, meta: Any, seed: int, shots: int) -> np.ndarray:
-    """The mean loss after 0, 1, ... inner steps, `[seeds, steps + 1]`."""
-    part = "val" if seed == VALIDATION_SEED else "test"
+def curves(experiment: Experiment, meta: Any, part: Part, shots: int) -> dict[str, np.ndarray]:
+    """Loss, and accuracy if there is one, after 0, 1, ... inner steps, averaged over tasks: `[seeds, steps + 1]`."""
     run = partial(
         evaluate,
         experiment.loss,
@@ -91,28 +115,72 @@ def losses(experiment: Experiment, meta: Any, seed: int, shots: int) -> np.ndarr
         num_tasks=TASKS,
         query_losses=experiment.judges,
         adjoint=experiment.forward,
+        layout=experiment.layout,
     )
-    tasks = experiment.distribution(part, shots, 100)
-    curves = jax.jit(jax.vmap(run, in_axes=(0, None, None)))(meta, tasks, jax.random.key(seed))
-    return np.asarray(curves["query/loss"]).mean(axis=1)
+    tasks = experiment.distribution(part, shots, experiment.config.evaluation.queries)
+    key = jax.random.key({"val": VALIDATION_SEED, "test": TEST_SEED}[part])
+    found = jax.jit(lambda meta: lax.map(lambda each: run(each, tasks, key), meta))(meta)
+    judge = next(iter(experiment.judges))
+    return {name.split("/")[1]: np.asarray(found[name]).mean(axis=1) for name in found if name.startswith(judge + "/")}
 
 
 def search() -> Iterator[dict[str, Any]]:
-    """Each row at each step size: the loss on validation tasks, 5 shots, after ten inner steps."""
-    for algorithm, rates in SEARCHED.items():
-        for rate in rates:
-            config = sinusoids(algorithm, inner__learning_rate=rate, outer__iterations=SEARCH_STEPS)
-            experiment = build(config, print)
-            meta, _ = trained(experiment, 1)
-            loss = float(losses(experiment, meta, VALIDATION_SEED, 5)[0, -1])
-            yield {"algorithm": algorithm, "rate": rate, "inner_steps": config.inner.steps, "loss": loss}
+    """Each row with each setting: the loss on 5-shot validation tasks, after as many steps as in training and ten."""
+    for algorithm, own in SEARCHED.items():
+        choices = {"inner.learning_rate": RATES, "inner.steps": INNER_STEPS} | own
+        for values in product(*choices.values()):
+            settings = dict(zip(choices, values, strict=True))
+            config = changed(sinusoids(algorithm, outer__iterations=SEARCH_STEPS), settings)
+            steps = build(config, print).rule.learned_steps or max(config.inner.steps, TEST_STEPS)
+            experiment = build(changed(config, {"evaluation.steps": steps}), print)
+            meta, _ = trained(experiment, SEARCH_SEEDS)
+            losses = curves(experiment, meta, "val", 5)["loss"].mean(axis=0)
+            for after in sorted({config.inner.steps, steps}):
+                loss = float(losses[after])
+                yield {
+                    "algorithm": algorithm,
+                    "settings": settings | {"evaluation.steps": after},
+                    "loss": loss if np.isfinite(loss) else None,
+                }
 
 
-def long_loops(rate: float, iterations: int, meta_batch: int) -> Iterator[dict[str, Any]]:
+def chosen() -> dict[str, dict[str, Any]]:
+    """The settings of each row that `search` found best."""
+    rows = json.loads((RESULTS / "family-search.json").read_text())["rows"]
+    best: dict[str, Any] = {}
+    for row in rows:
+        rival = best.get(row["algorithm"])
+        if row["loss"] is not None and (rival is None or row["loss"] < rival["loss"]):
+            best[row["algorithm"]] = row
+    return {algorithm: row["settings"] for algorithm, row in best.items()}
+
+
+def compare_rows(algorithms: Sequence[str], iterations: int, output: Path) -> dict[str, Any]:
+    """The rows with what `search` chose, trained at three seeds by the program itself."""
+    fixed = {
+        "outer.iterations": iterations,
+        "layout.shards": 1,
+        "evaluation.shots": (5,),
+        "evaluation.baselines": False,
+    }
+    configs = []
+    for algorithm, settings in chosen().items():
+        config = recipes.config("sinusoid", algorithm)
+        assert isinstance(config, Config)
+        if not algorithms or algorithm in algorithms:
+            configs.append(changed(config, fixed | settings))
+    compare.train_and_compare(configs, range(3), None, output)
+    return json.loads((output / "comparison.json").read_text())
+
+
+def long_loops(recipe: str, rate: float, iterations: int, meta_batch: int, seeds: int) -> Iterator[dict[str, Any]]:
     """Rows at growing numbers of inner steps, in training as at test."""
+    data = None
+    images = recipe != "sinusoid"
     for steps in STEPS:
-        for algorithm in LONG:
-            config = sinusoids(
+        for algorithm in LONG_ON_IMAGES if images else LONG:
+            config = configured(
+                recipe,
                 algorithm,
                 inner__learning_rate=rate,
                 inner__steps=steps,
@@ -120,15 +188,21 @@ def long_loops(rate: float, iterations: int, meta_batch: int) -> Iterator[dict[s
                 outer__meta_batch=meta_batch,
                 evaluation__steps=steps,
             )
-            experiment = build(config, print)
-            meta, seconds = trained(experiment, SEEDS)
-            final = losses(experiment, meta, TEST_SEED, 10)[:, -1]
+            if images:
+                config = changed(config, ON_IMAGES)
+            experiment = build(config, print) if data is None else assemble(config, data)
+            data = experiment.data
+            meta, seconds = trained(experiment, seeds)
+            final = {
+                name: values[:, -1] for name, values in curves(experiment, meta, "test", config.tasks.shots).items()
+            }
             yield {
                 "algorithm": algorithm,
                 "inner_steps": steps,
-                "losses": [float(each) if np.isfinite(each) else None for each in final],
-                "diverged": int(np.sum(~np.isfinite(final))),
-                "seconds_per_meta_step": seconds / SEEDS,
+                "losses": [float(each) if np.isfinite(each) else None for each in final["loss"]],
+                **({"accuracies": [float(each) for each in final["accuracy"]]} if images else {}),
+                "diverged": int(np.sum(~np.isfinite(final["loss"]))),
+                "seconds_per_meta_step": seconds,
                 "temporary_bytes": temporary(experiment),
             }
 
@@ -186,22 +260,32 @@ def memory() -> Iterator[dict[str, Any]]:
 
 def main(arguments: argparse.Namespace) -> None:
     session.set_up(1)
-    settings: dict[str, Any] = {}
-    if arguments.what == "steps":
-        settings = {"rate": arguments.rate, "iterations": arguments.iterations, "meta_batch": arguments.meta_batch}
-    measure = {"search": search, "steps": partial(long_loops, **settings), "memory": memory}[arguments.what]
-    result: dict[str, Any] = {
+    command = " ".join(["python -m benchmarks.family", *sys.argv[1:]])
+    if arguments.what == "compare":
+        result = compare_rows(arguments.algorithms, arguments.iterations, arguments.runs)
+        result |= {"command": command, "chosen": chosen()}
+        (arguments.output or RESULTS / "family-sinusoid.json").write_text(json.dumps(result, indent=1) + "\n")
+        return
+    settings: dict[str, Any] = {"test_tasks": TASKS}
+    if arguments.what == "search":
+        settings |= {"iterations": SEARCH_STEPS, "seeds": SEARCH_SEEDS}
+        rows = search()
+    elif arguments.what == "steps":
+        asked = {name: getattr(arguments, name) for name in ("recipe", "rate", "iterations", "meta_batch", "seeds")}
+        settings |= asked
+        rows = long_loops(**asked)
+    else:
+        rows = memory()
+    result = {
         "benchmark": f"family-{arguments.what}",
-        "command": " ".join(["python -m benchmarks.family", *sys.argv[1:]]),
+        "command": command,
         "commit": commit(),
         **environment_of_machine(),
-        "settings": settings | {"test_tasks": TASKS, "seeds": SEEDS if arguments.what == "steps" else 1},
+        "settings": settings,
         "rows": [],
     }
-    if arguments.what == "search":
-        result["settings"]["iterations"] = SEARCH_STEPS
     place = arguments.output or RESULTS / f"family-{arguments.what}.json"
-    for row in measure():
+    for row in rows:
         result["rows"].append(row)
         print(json.dumps(row), flush=True)
         place.write_text(json.dumps(result, indent=1) + "\n")
@@ -209,9 +293,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("search", "steps", "memory"))
+    parser.add_argument("what", choices=("search", "compare", "steps", "memory"))
+    parser.add_argument("--recipe", default="sinusoid", help="of `steps`")
     parser.add_argument("--rate", type=float, default=0.01, help="inner step size of `steps`")
-    parser.add_argument("--iterations", type=int, default=2000, help="meta-steps of `steps`")
+    parser.add_argument("--iterations", type=int, default=2000, help="meta-steps of `steps` and `compare`")
     parser.add_argument("--meta-batch", type=int, default=8, help="tasks in a meta-step of `steps`")
+    parser.add_argument("--seeds", type=int, default=5, help="of `steps`")
+    parser.add_argument("--algorithms", type=lambda text: text.split(","), default=(), help="of `compare`, if not all")
+    parser.add_argument("--runs", type=Path, default=Path("sinusoid"), help="where `compare` keeps its runs")
     parser.add_argument("--output", type=Path, help="where the result is kept")
     main(parser.parse_args())

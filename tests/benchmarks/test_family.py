@@ -1,7 +1,10 @@
 """The pages of the family come from its table and from kept results alone."""
 
+import json
+
 from benchmarks import algorithm_pages as pages
 from benchmarks import family
+from benchmarks import family_tables as tables
 from innerloop import ALGORITHMS
 from innerloop.algorithms import PIECES
 
@@ -20,7 +23,7 @@ def result(name):
 
 
 def test_every_row_has_a_page_with_its_maths_and_its_place_in_the_table(monkeypatch):
-    monkeypatch.setattr(pages, "kept", lambda name: None)
+    monkeypatch.setattr(tables, "kept", lambda name: None)
     files = {path.name: text for path, text in pages.everything().items()}
     assert len(files) == len(ALGORITHMS) + 1
     for name, row in ALGORITHMS.items():
@@ -40,15 +43,79 @@ def test_every_row_has_a_page_with_its_maths_and_its_place_in_the_table(monkeypa
 
 
 def test_what_was_measured_is_shown_with_where_it_comes_from(monkeypatch):
-    monkeypatch.setattr(pages, "kept", result)
+    monkeypatch.setattr(tables, "kept", result)
     text = pages.index()
     assert "0.5 (0), 1 of 2 diverged; 10 ms, 5.0 MiB" in text
     assert "| sinusoid | [`maml`](maml.md) | 5 | 8 | all | 5.0 MiB |" in text
     assert "`the command`, commit 0123456789, a processor with 2 cores, jax 1." in text
-    assert "1 diverged" in pages.steps_figure(result("steps"))
+    assert "1 diverged" in tables.steps_figure(result("steps"))
+
+
+def comparison(metric):
+    """What `innerloop compare` keeps of two rows, the second better beyond doubt."""
+    sign = 1 if metric == "accuracy" else -1
+    costs = {"seeds": [0, 1], "diverged": [], "seconds_per_meta_step": 0.01, "compile_seconds": 2.0, "memory": 2**20}
+    costs |= {"meta_steps": 1000, "inner_steps": 5, "inner_rate": 0.5}
+    row = {"seeds": [0, 1], "steps": 1, "mean": 0.5, "interval": 0.01, "by_seed": [0.5, 0.5], "spread": 0.0}
+    row["curve"] = {"mean": [0.9, 0.5], "interval": [0.01, 0.01]}
+    better = row | {"label": "maml++", "mean": 0.5 + 0.1 * sign}
+    better["difference"] = {"mean": 0.1 * sign, "interval": 0.01, "error": 0.01, "decided": True}
+    return {
+        "recipe": "sinusoid",
+        "metric": metric,
+        "factor": 100.0 if metric == "accuracy" else 1.0,
+        "unit": "% correct" if metric == "accuracy" else "mean squared error",
+        "reference": "maml",
+        "test": {"tasks": 600},
+        "groups": {"maml": costs, "maml++": costs | {"seconds_per_meta_step": 0.02}},
+        "remarks": [],
+        "tables": [
+            {
+                "shots": 5,
+                "judge": "query",
+                "rows": [row | {"label": "maml"}, better],
+            }
+        ],
+        "command": "compare --time-limit 20m",
+        "commit": "0123456789abc",
+        "machine": {"processor": "a processor", "cores": 2},
+        "versions": {"jax": "1"},
+    }
+
+
+def test_the_advice_comes_from_the_comparisons(monkeypatch):
+    for metric in ("loss", "accuracy"):
+        monkeypatch.setattr(
+            tables, "kept", lambda name, metric=metric: comparison(metric) if name == "sinusoid" else None
+        )
+        text = pages.index()
+        for wanted in (
+            "Sinusoids, 20m of training for each row",
+            "Best first: `maml++`, `maml`.",
+            "Better than `maml` beyond two standard errors: `maml++`.",
+            "Worse: none.",
+            "`maml`, 1.00 of the time of `maml`",
+            "| [`maml`](maml.md) | 1 | 0.67 |",
+            "Omniglot: *not yet measured*.",
+        ):
+            assert wanted in text
+        assert "family-sinusoid.svg" in tables.pictures()
+
+
+def test_the_setting_with_the_lowest_validation_loss_is_chosen(monkeypatch, tmp_path):
+    rows = [
+        {"algorithm": name, "settings": {"inner.learning_rate": rate}, "loss": loss}
+        for name, rate, loss in (("maml", 0.1, 2.0), ("maml", 0.2, 1.0), ("maml", 0.3, None), ("anil", 0.1, 3.0))
+    ]
+    (tmp_path / "family-search.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(family, "RESULTS", tmp_path)
+    assert family.chosen() == {"maml": {"inner.learning_rate": 0.2}, "anil": {"inner.learning_rate": 0.1}}
 
 
 def test_what_is_measured_is_what_the_recipes_set():
     for algorithm in (*family.SEARCHED, *family.LONG):
         config = family.sinusoids(algorithm, inner__steps=7)
         assert (config.algorithm, config.inner.steps, config.layout.shards) == (algorithm, 7, 1)
+    for algorithm in family.LONG_ON_IMAGES:
+        config = family.changed(family.configured("omniglot-5way-1shot", algorithm), family.ON_IMAGES)
+        assert (config.algorithm, config.network.widths) == (algorithm, (16,) * 4)
