@@ -45,9 +45,9 @@ SEARCHED: dict[str, dict[str, tuple[float, ...]]] = {
     "maml": {},
     "fomaml": {},
     "truncated-maml": {"inner.steps": (5,)},
-    "maml++": {"inner.steps": (5,)},
+    "maml++": {"inner.steps": (5, 10)},
     "meta-sgd": {},
-    "alfa": {},
+    "alfa": {"inner.steps": (1, 5, 10)},
     "meta-curvature": {},
     "anil": {},
     "boil": {},
@@ -57,7 +57,10 @@ SEARCHED: dict[str, dict[str, tuple[float, ...]]] = {
     "joint": {"inner.steps": (1,)},
     "imaml": {"inner.steps": (20,), "variant.regularisation": (1.0, 10.0)},
 }
-"""The rows that sinusoids suit, and what each chooses from if not from `RATES` and `INNER_STEPS`."""
+"""The rows that sinusoids suit, and what each chooses from if not from `RATES` and `INNER_STEPS`.
+
+Those that learn every step apart cannot take more steps at test, so they may learn ten.
+"""
 
 LONG = ("maml", "maml+msl", "maml+lslr", "maml+da", "maml++", "fomaml", "truncated-maml", "imaml")
 LONG_ON_IMAGES = ("maml", "maml+lslr", "maml+bnps", "maml++", "fomaml", "truncated-maml")
@@ -124,13 +127,22 @@ def curves(experiment: Experiment, meta: Any, part: Part, shots: int) -> dict[st
     return {name.split("/")[1]: np.asarray(found[name]).mean(axis=1) for name in found if name.startswith(judge + "/")}
 
 
-def search() -> Iterator[dict[str, Any]]:
-    """Each row with each setting: the loss on 5-shot validation tasks, after as many steps as in training and ten."""
+def search(before: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each row with each setting: the loss on 5-shot validation tasks, after as many steps as in training and ten.
+
+    What is among the rows of an earlier search that was stopped is not computed again.
+    """
     for algorithm, own in SEARCHED.items():
         choices = {"inner.learning_rate": RATES, "inner.steps": INNER_STEPS} | own
         for values in product(*choices.values()):
             settings = dict(zip(choices, values, strict=True))
             config = changed(sinusoids(algorithm, outer__iterations=SEARCH_STEPS), settings)
+            known = [
+                row for row in before if row["algorithm"] == algorithm and settings.items() <= row["settings"].items()
+            ]
+            if known:
+                yield from known
+                continue
             steps = build(config, print).rule.learned_steps or max(config.inner.steps, TEST_STEPS)
             experiment = build(changed(config, {"evaluation.steps": steps}), print)
             meta, _ = trained(experiment, SEARCH_SEEDS)
@@ -266,10 +278,11 @@ def main(arguments: argparse.Namespace) -> None:
         result |= {"command": command, "chosen": chosen()}
         (arguments.output or RESULTS / "family-sinusoid.json").write_text(json.dumps(result, indent=1) + "\n")
         return
+    place = arguments.output or RESULTS / f"family-{arguments.what}.json"
     settings: dict[str, Any] = {"test_tasks": TASKS}
     if arguments.what == "search":
         settings |= {"iterations": SEARCH_STEPS, "seeds": SEARCH_SEEDS}
-        rows = search()
+        rows = search(json.loads(place.read_text())["rows"] if place.exists() else [])
     elif arguments.what == "steps":
         asked = {name: getattr(arguments, name) for name in ("recipe", "rate", "iterations", "meta_batch", "seeds")}
         settings |= asked
@@ -284,7 +297,6 @@ def main(arguments: argparse.Namespace) -> None:
         "settings": settings,
         "rows": [],
     }
-    place = arguments.output or RESULTS / f"family-{arguments.what}.json"
     for row in rows:
         result["rows"].append(row)
         print(json.dumps(row), flush=True)

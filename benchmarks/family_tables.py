@@ -14,7 +14,11 @@ from innerloop.experiment.recipes import METHODS, RECIPES
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MISSING = "*not yet measured*"
-COMPARISONS = {"Sinusoids": "sinusoid", "Omniglot": "omniglot"}
+COMPARISONS = {
+    "Sinusoids": "sinusoid",
+    "Omniglot": "omniglot",
+    "Omniglot, all with the step size of MAML++": "omniglot-same-rate",
+}
 """What all rows were compared on, by its heading; the result is family-NAME.json."""
 LOOPS = {
     "On sinusoids, a large step size": "steps",
@@ -164,8 +168,8 @@ def whole_table(title: str, key: str) -> list[str]:
     settings = [f"`{label}` {each['inner_steps']} of {each['inner_rate']:g}" for label, each in groups.items()]
     taken = [f"`{label}` {each['meta_steps']:,}" for label, each in groups.items()]
     lines += [f"Inner steps in training and their size: {', '.join(settings)}."]
-    lines += [f"Meta-steps: {', '.join(taken)}."] if "--time-limit" in command_of(result) else []
-    lines += [f"{CHOSEN if 'chosen' in result else 'These settings are the published ones.'}", ""]
+    lines += [f"Meta-steps: {', '.join(taken)}."] if len({each["meta_steps"] for each in groups.values()}) > 1 else []
+    lines += [CHOSEN if "chosen" in result else "All else is as the recipe sets it.", ""]
     diverged = [name for name, group in groups.items() if group["diverged"]]
     lines += [f"Diverged: {', '.join(diverged)}.", ""] if diverged else []
     return [*lines, f"![scores](../images/family-{key}.svg)", "", provenance(result), ""]
