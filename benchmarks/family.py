@@ -181,7 +181,8 @@ def compare_rows(algorithms: Sequence[str], iterations: int, output: Path) -> di
         assert isinstance(config, Config)
         if not algorithms or algorithm in algorithms:
             configs.append(changed(config, fixed | settings))
-    compare.train_and_compare(configs, range(3), None, output)
+    if stopped := compare.train_and_compare(configs, range(3), None, output):
+        sys.exit(stopped)
     return json.loads((output / "comparison.json").read_text())
 
 

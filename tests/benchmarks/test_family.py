@@ -7,6 +7,7 @@ from benchmarks import family
 from benchmarks import family_tables as tables
 from innerloop import ALGORITHMS
 from innerloop.algorithms import PIECES
+from innerloop.experiment import recipes
 
 
 def result(name):
@@ -119,3 +120,7 @@ def test_what_is_measured_is_what_the_recipes_set():
     for algorithm in family.LONG_ON_IMAGES:
         config = family.changed(family.configured("omniglot-5way-1shot", algorithm), family.ON_IMAGES)
         assert (config.algorithm, config.network.widths) == (algorithm, (16,) * 4)
+
+
+def test_the_rows_of_the_sinusoid_recipe_are_what_the_search_chose():
+    assert {name: values for name, values in family.chosen().items() if name != "maml"} == recipes.SINUSOID_ROWS
