@@ -157,14 +157,37 @@ def search(before: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def chosen() -> dict[str, dict[str, Any]]:
-    """The settings of each row that `search` found best."""
-    rows = json.loads((RESULTS / "family-search.json").read_text())["rows"]
+    """The settings of each row that `search` found best, of those that no whole training showed to be unstable."""
+    result = json.loads((RESULTS / "family-search.json").read_text())
     best: dict[str, Any] = {}
-    for row in rows:
+    for row in result["rows"]:
         rival = best.get(row["algorithm"])
-        if row["loss"] is not None and (rival is None or row["loss"] < rival["loss"]):
+        out = any(no_gentler(row, each) for each in result.get("unstable", ()))
+        if row["loss"] is not None and not out and (rival is None or row["loss"] < rival["loss"]):
             best[row["algorithm"]] = row
     return {algorithm: row["settings"] for algorithm, row in best.items()}
+
+
+def no_gentler(row: dict[str, Any], unstable: dict[str, Any]) -> bool:
+    """Whether a row has no fewer and no smaller steps than one that diverged, and is regularised no more."""
+    ours, theirs = row["settings"], unstable["settings"]
+    return (
+        row["algorithm"] == unstable["algorithm"]
+        and all(ours[name] >= theirs[name] for name in ("inner.learning_rate", "inner.steps"))
+        and ours.get("variant.regularisation", 0.0) <= theirs.get("variant.regularisation", 0.0)
+    )
+
+
+def note_unstable(groups: dict[str, Any], settings: dict[str, dict[str, Any]]) -> None:
+    """Keep beside the search what diverged over a whole training, so that `chosen` takes gentler settings."""
+    path = RESULTS / "family-search.json"
+    result = json.loads(path.read_text())
+    result.setdefault("unstable", []).extend(
+        {"algorithm": name, "settings": settings[name], "seeds": group["diverged"], "meta_steps": group["meta_steps"]}
+        for name, group in groups.items()
+        if group["diverged"]
+    )
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def compare_rows(algorithms: Sequence[str], iterations: int, output: Path) -> dict[str, Any]:
@@ -276,7 +299,9 @@ def main(arguments: argparse.Namespace) -> None:
     command = " ".join(["python -m benchmarks.family", *sys.argv[1:]])
     if arguments.what == "compare":
         result = compare_rows(arguments.algorithms, arguments.iterations, arguments.runs)
-        result |= {"command": command, "chosen": chosen()}
+        settings = chosen()
+        result |= {"command": command, "chosen": settings}
+        note_unstable(result["groups"], settings)
         (arguments.output or RESULTS / "family-sinusoid.json").write_text(json.dumps(result, indent=1) + "\n")
         return
     place = arguments.output or RESULTS / f"family-{arguments.what}.json"

@@ -203,12 +203,12 @@ def searched() -> list[str]:
         return [*lines, f"{MISSING}", ""]
     rows, settings = result["rows"], result["settings"]
     rate = lambda row: row["settings"]["inner.learning_rate"]  # noqa: E731
-    names = list(dict.fromkeys(row["algorithm"] for row in rows))
+    names, chosen = list(dict.fromkeys(row["algorithm"] for row in rows)), (kept("sinusoid") or {}).get("chosen", {})
     rates = sorted({rate(row) for row in rows})
     lines += [
         f"The loss on {settings['test_tasks']} validation tasks of sinusoids, 5-shot, after {settings['iterations']:,} "
         f"meta-steps, mean over {settings['seeds']} seeds, for each inner step size; each with the best of the other "
-        "settings tried. What the lowest one of a row was found with is what the comparison uses.",
+        "settings tried. The comparison takes the setting with the lowest, unless a whole training diverged with it.",
         "",
         f"| | {' | '.join(f'{each:g}' for each in rates)} | tried | chosen |",
         "|---|" + "---|" * (len(rates) + 2),
@@ -221,10 +221,19 @@ def searched() -> list[str]:
             losses = [row["loss"] for row in whole if rate(row) == each]
             tried = any(rate(row) == each for row in own)
             cells.append(f"{min(losses):.3g}" if losses else "diverged" if tried else "")
-        best = min(whole, key=lambda row: row["loss"], default=None)
-        found = ", ".join(f"`{field}` {value:g}" for field, value in best["settings"].items()) if best else ""
+        found = settings_in({"settings": chosen.get(name, {})})
         lines.append(f"| {link(name)} | {' | '.join(cells)} | {len(own)} | {found} |")
-    return [*lines, "", provenance(result), ""]
+    lines += [""]
+    lines += [
+        f"Then {link(row['algorithm'])} with {settings_in(row)} diverged over {row['meta_steps']:,} meta-steps at "
+        f"{len(row['seeds'])} of 3 seeds, so it and what is no gentler is out.\n"
+        for row in result.get("unstable", ())
+    ]
+    return [*lines, provenance(result), ""]
+
+
+def settings_in(row: dict[str, Any]) -> str:
+    return ", ".join(f"`{field}` {value:g}" for field, value in row["settings"].items())
 
 
 def long_loops(title: str, key: str) -> list[str]:

@@ -113,6 +113,22 @@ def test_the_setting_with_the_lowest_validation_loss_is_chosen(monkeypatch, tmp_
     assert family.chosen() == {"maml": {"inner.learning_rate": 0.2}, "anil": {"inner.learning_rate": 0.1}}
 
 
+def test_what_diverged_later_is_out_with_all_that_is_no_gentler(monkeypatch, tmp_path):
+    settings = lambda rate, steps: {"inner.learning_rate": rate, "inner.steps": steps}  # noqa: E731
+    rows = [
+        {"algorithm": "maml", "settings": settings(rate, steps), "loss": loss}
+        for rate, steps, loss in ((0.1, 5, 3.0), (0.1, 10, 2.0), (0.2, 10, 1.0), (0.2, 5, 2.5))
+    ]
+    place = tmp_path / "family-search.json"
+    place.write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(family, "RESULTS", tmp_path)
+    groups = {"maml": {"diverged": [], "meta_steps": 7}}
+    family.note_unstable(groups, family.chosen())
+    assert family.chosen() == {"maml": settings(0.2, 10)}
+    family.note_unstable({"maml": groups["maml"] | {"diverged": [1]}}, {"maml": settings(0.1, 10)})
+    assert family.chosen() == {"maml": settings(0.2, 5)}
+
+
 def test_what_is_measured_is_what_the_recipes_set():
     for algorithm in (*family.SEARCHED, *family.LONG):
         config = family.sinusoids(algorithm, inner__steps=7)
