@@ -118,9 +118,27 @@ def advice(title: str, result: dict[str, Any] | None) -> list[str]:
         f"- Better than `{reference}` beyond two standard errors: {named(1) or 'none'}.",
         f"- Not told apart from it: {named(0) or 'none'}.",
         f"- Worse: {named(-1) or 'none'}.",
+        *published_order(result, best),
         f"- Cheapest meta-step: `{cheapest}`, {cost[cheapest] / cost[reference]:.2f} of the time of `{reference}`.",
         "",
     ]
+
+
+def published_order(result: dict[str, Any], best: list[dict[str, Any]]) -> list[str]:
+    """Whether the rows come in the order of their published figures, where there are several."""
+    figures = {
+        row["label"]: each.value
+        for row in best
+        for each in RECIPES[result["recipe"]].published
+        if each.method == METHODS.get(row["label"]) and each.shots == result["tables"][0]["shots"]
+    }
+    if len(figures) < 2:
+        return []
+    ours, theirs = list(figures), sorted(figures, key=lambda name: figures[name], reverse=result["metric"] != "loss")
+    names = lambda order: ", ".join(f"`{name}`" for name in order)  # noqa: E731
+    if ours == theirs:
+        return ["- The order is the published one."]
+    return [f"- The published order, each trained to the end, is another: {names(theirs)}."]
 
 
 def budget(result: dict[str, Any]) -> str:
@@ -190,6 +208,11 @@ def beside_published(result: dict[str, Any]) -> list[str]:
             f"| {link(row['label'])} | {each.steps} | {each.text} | {result['factor'] * values[each.steps]:.3g} |"
             for each in wanted
             if each.steps < len(values)
+        ]
+    if lines:
+        lines += [
+            "",
+            "What whole trainings of the recipe gave, if they were run, stands in the [results](../results.md).",
         ]
     head = ["| | after | published, with its whole training | here, with this budget |", "|---|---|---|---|"]
     return [*head, *lines, ""] if lines else []
@@ -268,7 +291,7 @@ def long_loops(title: str, key: str) -> list[str]:
             cell = f"{mean(values):.3g} ({deviation(values):.2g})" if values else "diverged"
             if row["diverged"]:
                 cell += f", {row['diverged']} of {len(row['losses'])} diverged"
-            cells.append(f"{cell}; {1e3 * row['seconds_per_meta_step']:.2g} ms, {readable(row['temporary_bytes'])}")
+            cells.append(f"{cell}; {1e3 * row['seconds_per_meta_step']:.3g} ms, {readable(row['temporary_bytes'])}")
         lines.append(f"| {link(name)} | {' | '.join(cells)} |")
     return [*lines, "", f"![what happens when N grows](../images/family-{key}.svg)", "", provenance(result), ""]
 
