@@ -190,7 +190,7 @@ SINUSOID_ROWS: dict[str, dict[str, Any]] = {
     "truncated-maml": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
     "maml++": {"inner.learning_rate": 0.001, "inner.steps": 5, "evaluation.steps": 5},
     "meta-sgd": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
-    "alfa": {"inner.learning_rate": 0.03, "inner.steps": 5, "evaluation.steps": 5},
+    "alfa": {"inner.learning_rate": 0.03, "inner.steps": 1, "evaluation.steps": 1},
     "meta-curvature": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
     "anil": {"inner.learning_rate": 0.03, "inner.steps": 5, "evaluation.steps": 10},
     "boil": {"inner.learning_rate": 0.01, "inner.steps": 5, "evaluation.steps": 10},
