@@ -245,7 +245,9 @@ def test_the_family_is_listed(capsys):
 
 
 def test_a_recipe_has_settings_for_its_rows():
-    assert configured("sinusoid", "--algorithm=cavia").inner.learning_rate == 1.0
+    for algorithm, settings in recipes.SINUSOID_ROWS.items():
+        inner = configured("sinusoid", f"--algorithm={algorithm}").inner
+        assert (inner.learning_rate, inner.steps) == (settings["inner.learning_rate"], settings["inner.steps"])
     assert configured("sinusoid", "--algorithm", "cavia", "--inner.learning-rate=0.5").inner.learning_rate == 0.5
     assert configured("sinusoid").inner.learning_rate == 0.001
     for name, recipe in recipes.RECIPES.items():
