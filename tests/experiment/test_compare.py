@@ -85,6 +85,15 @@ def test_finished_runs_are_compared_and_nothing_is_trained_again(contest, tmp_pa
     np.testing.assert_allclose(sign[0], -sign[1])
 
 
+def test_a_run_counts_the_meta_steps_that_it_was_evaluated_after(contest, tmp_path):
+    shutil.copytree(contest / "maml-seed0", tmp_path / "run")
+    evaluation = tmp_path / "run" / "evaluation.json"
+    result = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps(result | {"meta_steps": 3}))
+    compared = comparison.compared(comparison.grouped([existing(tmp_path / "run")]))
+    assert compared["groups"]["maml"]["meta_steps"] == 3
+
+
 def test_an_equal_time_is_a_number_of_meta_steps(tmp_path, capsys):
     arguments = ["compare", "demo", "--algorithms=fomaml", "--time-limit=0.2s", f"--output={tmp_path / 'timed'}"]
     assert cli.run([*arguments, *QUICK, "--log.every=100000", "--evaluation.no-baselines"]) == 0

@@ -130,7 +130,7 @@ def compared(groups: Sequence[Group], reference: str | None = None) -> dict[str,
         "unit": first["unit"],
         "reference": against,
         "test": {name: first["settings"][name] for name in TEST},
-        "groups": {group.label: _costs(group) for group in groups},
+        "groups": {group.label: _costs(group, results) for group in groups},
         "remarks": list(
             dict.fromkeys(
                 f"{group.label}: {remark}"
@@ -174,7 +174,7 @@ def _deviation(values: np.ndarray) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _costs(group: Group) -> dict[str, Any]:
+def _costs(group: Group, results: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     """What training took: means over the runs, the memory that of the largest."""
     costs: dict[str, Any] = {"seeds": list(group.runs), "diverged": list(group.diverged)}
     known = []
@@ -194,10 +194,11 @@ def _costs(group: Group) -> dict[str, Any]:
         values = [each[name] for each in known if each.get(name) is not None]
         costs[name] = None if not values else max(values) if name == "memory" else float(np.mean(values))
     if group.runs:
-        config = next(iter(group.runs.values())).config
+        first = next(iter(group.runs.values()))
+        config = first.config
         costs |= {
             "algorithm": config.algorithm,
-            "meta_steps": config.outer.iterations,
+            "meta_steps": results[first.path]["meta_steps"],  # fewer than configured if training was interrupted
             "inner_steps": config.inner.steps,
             "inner_rate": config.inner.learning_rate,
         }
