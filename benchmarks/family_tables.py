@@ -14,11 +14,7 @@ from innerloop.experiment.recipes import METHODS, RECIPES
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MISSING = "*not yet measured*"
-COMPARISONS = {
-    "Sinusoids": "sinusoid",
-    "Omniglot": "omniglot",
-    "Omniglot, all with the step size of MAML++": "omniglot-same-rate",
-}
+COMPARISONS = {"Sinusoids": "sinusoid", "Omniglot": "omniglot"}
 """What all rows were compared on, by its heading; the result is family-NAME.json."""
 LOOPS = {
     "On sinusoids, a large step size": "steps",
@@ -79,7 +75,7 @@ def measured(name: str) -> list[str]:
                 if row["label"] == name:
                     head = f"{title_of(result, table)}, after {row.get('steps', '')} steps"
                     lines.append(f"| {head} | " + " | ".join(cells_of(result, row)) + " |")
-        lines += ["", f"{provenance(result)} See [all rows](index.md#{key}).", ""]
+        lines += ["", f"{provenance(result)} See [all rows](index.md#{title.lower()}).", ""]
         lines += [f"Note: {each}.\n" for each in dict.fromkeys(result["remarks"]) if each.startswith(f"{name}: ")]
     figures_of = [
         f"{recipe}: {each.text} after {each.steps} steps ({each.source})"
