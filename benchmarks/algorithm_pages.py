@@ -21,11 +21,11 @@ from benchmarks.family_tables import (
     which_one,
     whole_table,
 )
-from innerloop import algorithms
-from innerloop.adjoint import Annealed, FirstOrder, Implicit, Mixed, Truncated
-from innerloop.algorithms import ALGORITHMS, PIECES, Algorithm
-from innerloop.experiment.recipes import METHODS, RECIPES
-from innerloop.metagrad import last_step, towards_adapted
+from innerloop.core import algorithms
+from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
+from innerloop.core.algorithms import ALGORITHMS, PIECES, Algorithm
+from innerloop.core.metagrad import last_step, reptile
+from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "algorithms"
@@ -45,8 +45,8 @@ NETWORKS = {
 
 
 def objective(row: Algorithm) -> str:
-    if row.objective is towards_adapted:
-        return "move towards the adapted parameters (`towards_adapted`)"
+    if row.objective is reptile:
+        return "move towards the adapted parameters (`reptile`)"
     if row.objective is last_step:
         return "the query loss after the last inner step (`last_step`)"
     return "the query loss after every inner step, then after the last alone (`multi_step`)"
@@ -100,7 +100,7 @@ def page(name: str, row: Algorithm, source: str) -> str:
         f"| cost | {row.cost} |",
         f"| reference | {row.reference} |",
         "",
-        "In the table of `innerloop.algorithms`:",
+        "In the table of `innerloop.core.algorithms`:",
         "",
         "```python",
         f'"{name}": {source}',
@@ -131,7 +131,8 @@ def index() -> str:
         "",
         "MAML's descendants differ in what one inner update is, how the meta-gradient flows back through it, what is "
         "done with the adapted parameters, and what the outer update is. All are rows of one table, "
-        "`innerloop.algorithms`, and run through the same `adapt` and `meta_loss`. `innerloop algorithms` lists them, "
+        "`innerloop.core.algorithms`, and run through the same `adapt` and `meta_loss`. `innerloop algorithms` lists "
+        "them, "
         "`innerloop train RECIPE --algorithm NAME` trains one, and `innerloop compare RECIPE --algorithms a,b,c "
         "--seeds "
         "0..2` compares several.",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop import Layout, rl, rules
-from innerloop.experiment.run import commit, environment_of_machine
+from innerloop.runs.rundir import commit, environment_of_machine
 
 RESULT = Path(__file__).parent / "results" / "estimators.json"
 ENVIRONMENTS = ("Navigation2D", "Navigation2DSparse")

@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from innerloop import outer
-from innerloop.evaluate import evaluate
-from innerloop.experiment import compare, plan, recipes, session, training
-from innerloop.experiment.build import Experiment, assemble, build
-from innerloop.experiment.config import Config
-from innerloop.experiment.data.omniglot import Part
-from innerloop.experiment.recipes import changed
-from innerloop.experiment.run import commit, environment_of_machine
+from innerloop.core import outer
+from innerloop.core.evaluate import evaluate
+from innerloop.runs.rundir import commit, environment_of_machine
+from innerloop.workloads.episodes import compare, recipes, session, training
+from innerloop.workloads.episodes import memory as plan
+from innerloop.workloads.episodes.build import Experiment, assemble, build
+from innerloop.workloads.episodes.config import Config
+from innerloop.workloads.episodes.data.omniglot import Part
+from innerloop.workloads.episodes.recipes import changed
 
 RESULTS = Path(__file__).parent / "results"
 VALIDATION_SEED, TEST_SEED, TASKS, TEST_STEPS = 10_000, 1, 200, 10

@@ -5,11 +5,11 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from innerloop.algorithms import ALGORITHMS
-from innerloop.experiment import figures
-from innerloop.experiment.comparison import cells_of, title_of
-from innerloop.experiment.plan import readable
-from innerloop.experiment.recipes import METHODS, RECIPES
+from innerloop.core.algorithms import ALGORITHMS
+from innerloop.workloads.episodes import figures
+from innerloop.workloads.episodes.comparison import cells_of, title_of
+from innerloop.workloads.episodes.memory import readable
+from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

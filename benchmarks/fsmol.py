@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from innerloop.experiment import run as runs
-from innerloop.experiment.own import evaluation, loading, training
-from innerloop.experiment.own.config import Learner, OwnConfig, Training
-from innerloop.experiment.own.model import Learned
-from innerloop.experiment.own.rows import Rows
-from innerloop.experiment.progress import Progress
-from innerloop.experiment.session import set_up
+from innerloop.runs import rundir as runs
+from innerloop.runs.progress import Progress
+from innerloop.tabular.artifact import TrainedLearner
+from innerloop.workloads.episodes.session import set_up
+from innerloop.workloads.tabular import evaluation, loading, training
+from innerloop.workloads.tabular.config import Learner, OwnConfig, Training
+from innerloop.workloads.tabular.rows import Rows
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "fsmol.json"
@@ -69,7 +69,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     start = time.monotonic()
     fit = training.train(run, data, progress)
     seconds = time.monotonic() - start
-    learned = Learned(data.plan.design, data.preparation, fit.best, data.plan.labels)
+    learned = TrainedLearner(data.plan.design, data.preparation, fit.best, data.plan.labels)
     scores = evaluation.evaluate(learned, validation(folder, config), SIZES, DRAWS, draw=draw, progress=progress)
     return {
         "training_seconds": round(seconds),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from innerloop.experiment.progress import duration
+from innerloop.runs.progress import duration
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from innerloop import rl
-from innerloop.experiment import recipes
-from innerloop.experiment import run as runs
-from innerloop.experiment.rl.build import Clocked, RLExperiment, build
-from innerloop.experiment.session import set_up
+from innerloop.runs import rundir as runs
+from innerloop.workloads.episodes import recipes
+from innerloop.workloads.episodes.session import set_up
+from innerloop.workloads.reinforcement.build import Clocked, RLExperiment, build
 
 RESULT = Path(__file__).parent / "results" / "iteration.json"
 RECIPES = ("rl-navigation-2d", "rl-cheetah-direction")

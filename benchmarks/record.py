@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from innerloop.experiment import recipes
-from innerloop.experiment import run as runs
-from innerloop.experiment.config import flag, leaves
+from innerloop.runs import rundir as runs
+from innerloop.workloads.episodes import recipes
+from innerloop.workloads.episodes.config import flag, leaves
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -118,8 +118,8 @@ def rate(step: Callable[[], None], num_envs: int) -> float:
 
 
 def measure(name: str) -> list[Row]:
-    from innerloop.experiment import run
     from innerloop.rl import envs
+    from innerloop.runs import rundir as run
 
     few, many, cores = 16, 800, run.cores()
     described: Any = envs.make(name)
@@ -162,7 +162,7 @@ def both(rate: float) -> tuple[float, float]:
 def main() -> None:
     import mujoco
 
-    from innerloop.experiment import run
+    from innerloop.runs import rundir as run
 
     rows = [row for name in NAMES for row in measure(name)]
     ratios = {}

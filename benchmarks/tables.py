@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from innerloop.experiment.progress import duration
-from innerloop.experiment.recipes import METHODS, RECIPES
+from innerloop.runs.progress import duration
+from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -23,9 +23,9 @@ from innerloop import (
     models,
     rules,
 )
-from innerloop.adjoint import mixed_value_and_grad
+from innerloop.core.adjoints import mixed_value_and_grad
+from innerloop.core.trees import differentiable
 from innerloop.errors import InnerloopError
-from innerloop.trees import differentiable
 from networks import NETWORKS, some_slow, vectors
 from oracles import adapted, finite_difference, maml_gradient, quadratic_loss, quadratic_task, relative_error
 

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import innerloop as il
-from innerloop import ALGORITHMS, Examples, InnerloopError, Meta, Task, algorithms, losses, models, tasks
+from innerloop import ALGORITHMS, Examples, InnerloopError, Meta, Task, losses, models, tasks
+from innerloop.core import algorithms
 from oracles import finite_difference, maml_gradient, quadratic_loss, quadratic_task, relative_error
 
 KEY = jax.random.key(0)

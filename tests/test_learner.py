@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from innerloop import Examples, InnerloopError
-from innerloop import learner as learning
-from innerloop.learner import Design
-from innerloop.tasks import Inputs
+from innerloop.tabular import learner as learning
+from innerloop.tabular.features import Inputs
+from innerloop.tabular.learner import Design
 
 RNG = np.random.default_rng(0)
 

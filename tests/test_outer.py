@@ -11,8 +11,9 @@ import optax
 import pytest
 
 import innerloop as il
-from innerloop import InnerloopError, Layout, Meta, losses, models, outer, rules, tasks
-from innerloop.layout import map_over_tasks, mean_over_tasks
+from innerloop import InnerloopError, Layout, Meta, losses, models, rules, tasks
+from innerloop.core import outer
+from innerloop.core.layout import map_over_tasks, mean_over_tasks
 from oracles import quadratic_loss, quadratic_task
 
 KEY = jax.random.key(0)

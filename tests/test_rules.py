@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from innerloop import InnerloopError, Meta, adapt, rules
-from innerloop.trees import path_name
+from innerloop.core.trees import path_name
 
 PARAMS = {"body": {"kernel": jnp.ones((2, 3))}, "head": {"kernel": jnp.ones(3), "bias": jnp.zeros(())}}
 KEY = jax.random.key(0)

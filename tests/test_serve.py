@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from innerloop.experiment.own import model
-from innerloop.serve import Limits, Service, application, description
+from innerloop.serve.service import Limits, Service, application, description
+from innerloop.tabular import artifact as model
 from learners import task, untrained
 
 uvicorn = pytest.importorskip("uvicorn")

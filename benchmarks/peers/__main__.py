@@ -24,7 +24,7 @@ from benchmarks.peers.measure import ENOUGH, Built, Timed
 from benchmarks.peers.problems import GROWTH, MAIN
 from benchmarks.peers.processes import Failed, Limits, Worker, call
 from benchmarks.peers.tables import as_text, promises, table_of
-from innerloop.experiment import run as runs
+from innerloop.runs import rundir as runs
 
 PATIENCE = Limits(600.0, 16 * 2**30)
 """For what is not compared: references, the machine, presets."""

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import innerloop as il
 from benchmarks.peers.problems import OMNIGLOT, problem
 from benchmarks.peers.with_innerloop import meta_loss_of, params_of, tasks_of
-from innerloop.experiment.run import environment_of_machine
+from innerloop.runs.rundir import environment_of_machine
 
 SIZE = 2048
 """Rows and columns of the matrices whose product is timed."""

@@ -13,7 +13,7 @@ CLASSES, EACH = 20, 20
 
 def names() -> list[str]:
     """The presets of the program."""
-    from innerloop.experiment.recipes import RECIPES
+    from innerloop.workloads.episodes.recipes import RECIPES
 
     return list(RECIPES)
 
@@ -27,9 +27,10 @@ def compile_seconds(name: str, cache: str) -> float:
     """
     os.environ["INNERLOOP_CACHE"] = cache
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # the program chooses
-    from innerloop.experiment import plan, recipes, session, training, tune
-    from innerloop.experiment.build import IMAGE_SHAPES, assemble, build
-    from innerloop.experiment.data import miniimagenet, omniglot
+    from innerloop.workloads.episodes import memory as plan
+    from innerloop.workloads.episodes import recipes, session, training, tune
+    from innerloop.workloads.episodes.build import IMAGE_SHAPES, assemble, build
+    from innerloop.workloads.episodes.data import miniimagenet, omniglot
 
     config = recipes.config(name)
     session.set_up(config.layout.shards, config.network.precision)

@@ -6,8 +6,8 @@ from benchmarks import algorithm_pages as pages
 from benchmarks import family
 from benchmarks import family_tables as tables
 from innerloop import ALGORITHMS
-from innerloop.algorithms import PIECES
-from innerloop.experiment import recipes
+from innerloop.core.algorithms import PIECES
+from innerloop.workloads.episodes import recipes
 
 
 def result(name):

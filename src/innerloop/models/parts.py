@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from innerloop.core.trees import path_name
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
-from innerloop.trees import path_name
 from innerloop.types import Params, PRNGKey
 
 

@@ -15,11 +15,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from innerloop.adapt import adapt
-from innerloop.adjoint import Adjoint, FirstOrder, Mixed, Reverse, Truncated
+from innerloop.core.adapt import adapt
+from innerloop.core.adjoints import Adjoint, FirstOrder, Mixed, Reverse, Truncated
+from innerloop.core.layout import Layout, fast_products, map_over_tasks, mean_over_tasks
+from innerloop.core.outer import MetaState
+from innerloop.core.trees import differentiable, merge, split
 from innerloop.errors import InnerloopError
-from innerloop.layout import Layout, fast_products, map_over_tasks, mean_over_tasks
-from innerloop.outer import MetaState
 from innerloop.rl.objectives import Estimator, estimator, exploration, likelihood, mean, surrogate
 from innerloop.rl.policies import Distribution, StochasticPolicy
 from innerloop.rl.returns import Advantages, Experience, advantages
@@ -27,7 +28,6 @@ from innerloop.rl.rollout import collect
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Rollouts
 from innerloop.rl.updates import OuterUpdate, Problem
-from innerloop.trees import differentiable, merge, split
 from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
 
 Tree = TypeVar("Tree")

@@ -1,0 +1,1 @@
+"""What can be run; no workload imports another."""

@@ -1,0 +1,242 @@
+"""The configuration of an experiment in meta-reinforcement learning. Nothing here imports JAX."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import tyro
+
+from innerloop.errors import InnerloopError
+from innerloop.workloads.episodes.config import LARGEST, Layout, Log, flag, leaves, parsed, readable
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The policy: a multilayer perceptron for the mean of a normal distribution, whose deviation is learned too."""
+
+    widths: tuple[int, ...] = (100, 100)
+    """hidden layers"""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner loop: policy gradients on each task's own episodes, which are collected anew after every update."""
+
+    learning_rate: float = 0.1
+    """step size"""
+    steps: int = 1
+    """updates in training"""
+    estimator: Literal["log-likelihood", "lvc", "dice", "loaded-dice", "e-maml"] = "log-likelihood"
+    """what the meta-gradient knows of how the policy shapes its own data"""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is collected of each task, before adaptation and after every update."""
+
+    episodes: int = 20
+    """whole episodes of full length, or more if they end early"""
+    rule: Literal["steps", "episodes"] = "steps"
+    """whether to collect until episodes x horizon steps are reached, or just that number of episodes"""
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """How actions are judged."""
+
+    baseline: Literal["linear", "network", "none"] = "linear"
+    """ridge regression on polynomials of observation and time, a value network, or nothing"""
+    discount: float = 0.99
+    """of future rewards, gamma"""
+    trace: float = 1.0
+    """lambda of generalised advantage estimation"""
+    bootstrap: bool = False
+    """whether an episode that the horizon broke off would have earned its baseline afterwards, rather than nothing"""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer loop."""
+
+    iterations: int = 100
+    """meta-iterations"""
+    meta_batch: int = 40
+    """tasks in an iteration"""
+    update: Literal["trust-region", "ppo", "policy-gradient"] = "trust-region"
+    """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
+    bound: float = 0.01
+    """trust-region: the largest mean divergence of an update, in nats"""
+    cg_iterations: int = 10
+    """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
+    damping: float = 1e-5
+    """trust-region: added to the diagonal of the curvature"""
+    learning_rate: float = 1e-3
+    """ppo, policy-gradient: step size of Adam"""
+    epochs: int = 5
+    """ppo: steps on the same experience"""
+    clip: float = 0.3
+    """ppo: how far the ratio of likelihoods may be from 1"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured when training ends, on the 40 test tasks of the paper."""
+
+    updates: int = 3
+    """inner updates at test"""
+    steps: int = 4000
+    """steps that are collected of a task, before adaptation and after each update"""
+    later_factor: float = 0.5
+    """all updates after the first are multiplied by this"""
+    seed: int = 1
+    """of the episodes"""
+    baselines: bool = True
+    """whether to compare with a random policy, pre-training on all tasks, and a policy that observes the task"""
+    baseline_iterations: int = 100
+    """training iterations of the latter two, each on 100 episodes"""
+    pretrained_rate: float = 0.5
+    """step size with which the pre-trained policy is adapted"""
+    random_rate: float = 0.5
+    """step size with which the random policy is adapted"""
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """An experiment in meta-reinforcement learning."""
+
+    environment: Literal[
+        "Navigation2D",
+        "Navigation2DSparse",
+        "HalfCheetahVelocity",
+        "HalfCheetahDirection",
+        "AntVelocity",
+        "AntDirection",
+        "AntPosition",
+    ]
+    """what is acted in"""
+    inner: Inner
+    outer: Outer
+    evaluation: Evaluation
+    sampling: Sampling = field(default_factory=Sampling)
+    policy: Policy = field(default_factory=Policy)
+    advantages: Advantages = field(default_factory=Advantages)
+    recipe: tyro.conf.Suppress[str] = ""
+    """the name of the recipe that it came from"""
+    algorithm: Literal["maml", "fomaml", "truncated-maml", "meta-sgd", "joint"] = "maml"
+    """a row of the table of algorithms"""
+    seed: int = 0
+    """of the initial parameters, of all training tasks and episodes"""
+    layout: Layout = field(default_factory=Layout)
+    log: Log = field(default_factory=lambda: Log(every=1))
+    run_dir: str | None = None
+    """the run directory; else runs/RECIPE-seedN"""
+
+    data_dir: tyro.conf.Suppress[str | None] = None
+    """there is no data"""
+
+
+PARTS = {
+    "inner": Inner,
+    "outer": Outer,
+    "evaluation": Evaluation,
+    "sampling": Sampling,
+    "policy": Policy,
+    "advantages": Advantages,
+    "layout": Layout,
+    "log": Log,
+}
+AT_LEAST = {
+    "inner.steps": 1,
+    "sampling.episodes": 1,
+    "outer.iterations": 1,
+    "outer.meta_batch": 1,
+    "outer.epochs": 1,
+    "outer.cg_iterations": 1,
+    "outer.damping": 0,
+    "evaluation.updates": 0,
+    "evaluation.steps": 1,
+    "evaluation.baseline_iterations": 1,
+    "evaluation.seed": 0,
+    "layout.shards": 0,
+    "layout.chunk": 0,
+    "seed": 0,
+    "log.every": 1,
+    "log.keep": 1,
+}
+POSITIVE = (
+    "inner.learning_rate",
+    "outer.learning_rate",
+    "outer.bound",
+    "outer.clip",
+    "evaluation.pretrained_rate",
+    "evaluation.random_rate",
+)
+BETWEEN = ("advantages.discount", "advantages.trace")
+WITHOUT_EFFECT = {
+    "outer.learning_rate": ("ppo", "policy-gradient"),
+    "outer.epochs": ("ppo",),
+    "outer.clip": ("ppo",),
+}
+"""The outer updates that each setting belongs to."""
+
+
+def check(config: RLConfig) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        InnerloopError: for the first value that cannot, naming the flag and the mend.
+    """
+    values: dict[str, Any] = dict(leaves(config))
+    for name, value in values.items():
+        if name in AT_LEAST and value < AT_LEAST[name]:
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {AT_LEAST[name]}.")
+        if any(isinstance(each, int) and each > LARGEST for each in _numbers(value)):
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be at most {LARGEST}.")
+        if name in POSITIVE and not 0 < value < float("inf"):
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be a positive number.")
+        if name in BETWEEN and not 0 <= value <= 1:
+            raise InnerloopError(f"--{flag(name)} is {value}; it must be between 0 and 1.")
+    for name in ("evaluation.later_factor", "log.checkpoint_seconds"):
+        if not 0 <= values[name] < float("inf"):
+            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a number of at least 0.")
+    if not config.policy.widths or min(config.policy.widths) < 1:
+        raise InnerloopError(f"--policy.widths is {config.policy.widths}; give at least one width, each at least 1.")
+    _require_effect(config, values)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """The value, or each of several."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _require_effect(config: RLConfig, values: dict[str, Any]) -> None:
+    """Refuse settings that would do nothing."""
+    for name, updates in WITHOUT_EFFECT.items():
+        if config.outer.update not in updates and values[name] != getattr(Outer(), name.split(".")[1]):
+            raise InnerloopError(
+                f"--{flag(name)} has no effect with --outer.update {config.outer.update}; leave it out, or choose "
+                f"{' or '.join(updates)}."
+            )
+    for name in ("loop", "convolution"):
+        if getattr(config.layout, name) != "auto":
+            raise InnerloopError(f"--layout.{name} has no effect in reinforcement learning; leave it out.")
+    if config.log.validate_every:
+        raise InnerloopError("--log.validate-every has no effect in reinforcement learning; leave it out.")
+
+
+def to_json(config: RLConfig) -> str:
+    """The configuration as JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> RLConfig:
+    """The inverse of `to_json`.
+
+    Raises:
+        InnerloopError: if the text is not a configuration of this version.
+    """
+    with readable():
+        config = parsed(RLConfig, PARTS, json.loads(text))
+    check(config)
+    return config

@@ -1,0 +1,202 @@
+"""The configuration of training on one's own tasks. What is left open is chosen from the data, with reasons."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from innerloop.errors import InnerloopError
+from innerloop.workloads.episodes.config import flag, leaves, parsed, readable
+
+LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The learner. Zero, `auto` and empty are chosen from the data."""
+
+    widths: tuple[int, ...] = ()
+    """layers of the trunk, which all tasks share; for images the filters of each block"""
+    start: Literal["auto", "prototypes", "ridge", "zero"] = "auto"
+    """how a task's head begins, from its support set"""
+    steps: int = -1
+    """inner steps; -1 chooses"""
+    learning_rate: float = 0.3
+    """size of an inner step at the beginning of training, which learns it"""
+    dropout: float = 0.1
+    """share of the trunk's activations that training drops"""
+    dropout_inputs: float = 0.0
+    """share of the features that training drops"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Meta-training."""
+
+    iterations: int = 0
+    """meta-steps at most; training stops earlier when held-out tasks no longer gain; 0 chooses"""
+    meta_batch: int = 16
+    """tasks in a meta-step"""
+    learning_rate: float = 1e-3
+    """peak of the outer step size"""
+    weight_decay: float = 1e-4
+    """of matrices"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured on test tasks when training ends."""
+
+    sizes: tuple[int, ...] = ()
+    """sizes of support sets (for images: shots); empty chooses"""
+    draws: int = 5
+    """support sets drawn from each task"""
+    baselines: bool = True
+    """whether to fit scikit-learn's random forest, nearest neighbours and linear model on the same support sets"""
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """Training on one's own tasks."""
+
+    data: tyro.conf.Suppress[str] = ""
+    """a Parquet or CSV file, or a folder of images"""
+    task_column: str = ""
+    """the column that names a row's task"""
+    target: str = ""
+    """the column to predict"""
+    features: str = ""
+    """columns to predict from, separated by commas; empty takes all that can be read"""
+    kind: Literal["auto", "classification", "regression"] = "auto"
+    """what is predicted"""
+    split_column: str = ""
+    """the column that says train, valid or test, the same in all rows of a task; empty draws by --seed"""
+    supports: tuple[int, ...] = ()
+    """sizes of support sets in training (for images: shots); empty chooses"""
+    ways: int = 5
+    """images: classes in a task drawn from many"""
+    preset: Literal["fast", "balanced", "best"] = "balanced"
+    """how much to spend: network and meta-steps"""
+    time_limit: str = ""
+    """longest training, such as 20m, 90s or 1h"""
+    algorithm: Literal["maml", "fomaml", "joint"] = "maml"
+    """a row of the table of algorithms; joint takes no inner steps"""
+    learner: Learner = field(default_factory=Learner)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    seed: int = 0
+    """of the split, the initial parameters and the training tasks"""
+    run_dir: str | None = None
+    """the run directory; else runs/NAME-seedN"""
+
+    @property
+    def recipe(self) -> str:
+        """The name of the data, in the place of a recipe's."""
+        return re.split(r"[\\/]", self.data.rstrip("\\/"))[-1].rsplit(".", 1)[0] or "data"
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(each.strip() for each in self.features.split(",") if each.strip())
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit."""
+        return seconds(self.time_limit) if self.time_limit else None
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Adaptation of a trained learner to a new task."""
+
+    support: str = ""
+    """labelled rows of the task: Parquet or CSV, or a folder class/*.png"""
+    query: str = ""
+    """rows to predict, with the same features"""
+    out: str = "predictions.csv"
+    """where the predictions are written"""
+    target: str = ""
+    """the column of labels; empty: as in training"""
+    members: int = 16
+    """regression: adaptations whose disagreement is the spread"""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server of a trained learner on this machine."""
+
+    port: int = 8765
+    """of 127.0.0.1; 0 takes a free one"""
+
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """A duration such as `20m`.
+
+    Raises:
+        InnerloopError: if it is none.
+
+    Example:
+        >>> seconds("20m"), seconds("90"), seconds("1.5h")
+        (1200.0, 90.0, 5400.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text)
+    if not match or match[2] not in UNITS or not float(match[1]):
+        raise InnerloopError(f"--time-limit is {text!r}; give a number with s, m or h, such as 20m.")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def check(config: OwnConfig) -> None:
+    """Refuse what cannot work, before any data is read.
+
+    Raises:
+        InnerloopError: for the first value that cannot, naming the flag and the mend.
+    """
+    at_least = {
+        "ways": 2,
+        "learner.steps": -1,
+        "training.iterations": 0,
+        "training.meta_batch": 1,
+        "evaluation.draws": 1,
+        "seed": 0,
+    }
+    values = dict(leaves(config))
+    for name, smallest in at_least.items():
+        if not smallest <= values[name] <= LARGEST:
+            bound = f"at least {smallest}" if values[name] < smallest else f"at most {LARGEST}"
+            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be {bound}.")
+    for name in ("supports", "evaluation.sizes", "learner.widths"):
+        if any(not 1 <= each <= LARGEST for each in values[name]):
+            raise InnerloopError(f"--{flag(name)} is {values[name]}; each number must be at least 1.")
+    for name in ("learner.learning_rate", "training.learning_rate"):
+        if not 0 < values[name] < float("inf"):
+            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a positive number.")
+    for name in ("learner.dropout", "learner.dropout_inputs"):
+        if not 0 <= values[name] < 1:
+            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be at least 0 and below 1.")
+    if not 0 <= config.training.weight_decay < float("inf"):
+        raise InnerloopError(f"--training.weight-decay is {config.training.weight_decay}; it must be at least 0.")
+    _ = config.seconds
+
+
+def to_json(config: OwnConfig) -> str:
+    """The configuration as JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> OwnConfig:
+    """The inverse of `to_json`.
+
+    Raises:
+        InnerloopError: if the text is not a configuration of this version.
+    """
+    with readable():
+        values = json.loads(text)
+        values["supports"] = tuple(values["supports"])
+        config = parsed(OwnConfig, {"learner": Learner, "training": Training, "evaluation": Evaluation}, values)
+    check(config)
+    return config
