@@ -220,9 +220,11 @@ def _serve(arguments: list[str]) -> None:
     asked = _parse(rest, Serving(), f"innerloop serve {name}")
     if not 0 <= asked.port < 2**16:
         raise InnerloopError(f"--port is {asked.port}; it must be between 0 and 65535.")
-    from innerloop.serve import service as serve
+    from innerloop.serve import http
+    from innerloop.workloads.episodes.session import set_up
 
-    serve.serve(Path(name), asked.port, lambda line: print(line, flush=True))
+    set_up(1)
+    http.serve(Path(name), asked.port, lambda line: print(line, flush=True))
 
 
 def _resume(arguments: list[str]) -> int:

@@ -1,6 +1,5 @@
 """One sitting of the program with a user's own tasks: train, evaluate, report, adapt."""
 
-import csv
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 from innerloop.errors import InnerloopError
 from innerloop.runs import rundir as runs
 from innerloop.runs.progress import Progress
+from innerloop.tabular.rows import Rows
+from innerloop.text import listed, nearest
 from innerloop.workloads.episodes.config import differences
-from innerloop.workloads.episodes.recipes import nearest
 from innerloop.workloads.episodes.session import reported, set_up
 from innerloop.workloads.tabular.config import Evaluation, OwnConfig
-from innerloop.workloads.tabular.rows import Rows, listed
 
 MODEL = "model"
 """The folder of a run that holds the model, and all that another machine needs."""
@@ -71,11 +70,13 @@ def score_and_report(path: Path, config: OwnConfig, *, again: bool) -> None:
 
 def prepared(config: OwnConfig, progress: Progress) -> Any:
     """The data, read and planned for, with every choice told."""
-    from innerloop.workloads.tabular import loading, training
+    from innerloop.tabular.prepare import prepare
+    from innerloop.workloads.tabular import loading
+    from innerloop.workloads.tabular.defaults import choices_of
 
     with progress.timed(f"reading {config.data}"):
         loaded = loading.load(config)
-    data = training.prepared(config, loaded.rows)
+    data = prepare(loaded.rows, choices_of(config))
     for each in (*loaded.reasons, *loaded.rows.notes):
         progress.say(f"  {each}")
     for each in described_tasks(config, data):
@@ -128,13 +129,13 @@ def finish(run: runs.Run, data: Any, fit: Any, progress: Progress, *, again: boo
     progress.say(f"model: {(run.path / MODEL).resolve()}")
     reported(run, progress, lambda: report.write(run, data, result))
     if evaluation.available_baselines() == () and config.evaluation.baselines:
-        progress.say("no baselines: they need scikit-learn; install it with: pip install 'innerloop[own]'")
+        progress.say("no baselines: they need scikit-learn; install it with: pip install 'innerloop[tabular]'")
 
 
 def evaluated(config: OwnConfig, data: Any, learned: Any, progress: Progress) -> dict[str, Any] | None:
     """The scores on test tasks, or `None` if there are none."""
+    from innerloop.tabular.rows import rows_of
     from innerloop.workloads.tabular import evaluation
-    from innerloop.workloads.tabular.rows import rows_of
 
     rows: Rows | None = data.parts.get("test")
     if rows is None:
@@ -182,17 +183,17 @@ def require_same(run: runs.Run, config: OwnConfig) -> None:
 
 def learned_of(path: Path) -> Any:
     """The model of a run directory, or in a folder that was copied from one."""
-    from innerloop.tabular.artifact import CONFIG, load
+    from innerloop.artifacts import WEIGHTS, of_run
+    from innerloop.tabular.artifact import load
 
-    folder = path / MODEL if (path / MODEL / CONFIG).exists() else path
-    if not (folder / CONFIG).exists():
+    if of_run(path) == path and not any((path / name).exists() for name in (WEIGHTS, "model.json")):
         stored = runs.stored(path)
         if stored is not None and not isinstance(stored.config, OwnConfig):
             raise InnerloopError(f"{path} is a run of a recipe; adapt and serve take runs on your own tasks.")
         if stored is not None:
             raise InnerloopError(f"{path} is not trained to the end; continue with: innerloop resume {path}")
         raise InnerloopError(f"{path} holds no model; train one with: innerloop train FILE --task-column T --target Y")
-    return load(folder)
+    return load(path)
 
 
 def adapt(path: Path, support: Path, query: Path, out: Path, target: str, members: int) -> None:
@@ -201,46 +202,8 @@ def adapt(path: Path, support: Path, query: Path, out: Path, target: str, member
     Raises:
         InnerloopError: for files that do not fit the learner.
     """
-    progress = Progress()
     set_up(1)
-    learned = learned_of(path)
-    from innerloop.tabular import artifact as models
-    from innerloop.workloads.tabular import inputs
+    learned_of(path)
+    from innerloop.workloads.tabular import predict
 
-    target = target or str(learned.facts.get("target") or "")
-    given = inputs.support(learned, support, target)
-    asked = inputs.query(learned, query, target)
-    for note in (*given.notes, *asked.notes):
-        progress.say(note)
-    task = models.adapt(learned, given.columns, given.target, members=members if learned.regression else 1)
-    if learned.regression:
-        mean, spread = task.targets(asked.columns)
-        told = {"prediction": mean, "spread": spread}
-    else:
-        chances = task.probabilities(asked.columns)
-        told = {"prediction": [task.labels[i] for i in chances.argmax(axis=1)]}
-        told |= {f"probability_{label}": chances[:, i] for i, label in enumerate(task.labels)}
-    try:
-        with out.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["row", *asked.kept, *told])
-            for i in range(asked.rows):
-                cells = [each[i] for each in (*asked.kept.values(), *told.values())]
-                writer.writerow([i + 1, *(f"{each:.6g}" if isinstance(each, float) else each for each in cells)])
-    except OSError as error:
-        raise InnerloopError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
-    curve = " → ".join(f"{each:.3f}" for each in task.curve)
-    progress.say(f"adapted to {len(given.target):,} rows: support loss {curve} over {len(task.curve) - 1} inner steps")
-    if not learned.regression and learned.labels and set(task.labels) - set(learned.labels):
-        new = sorted(set(task.labels) - set(learned.labels))
-        progress.say(f"{listed(new)}: not seen in training; adapted to from these rows alone")
-    if asked.target is not None:
-        labels = task.labels if not learned.regression else ()
-        from innerloop.workloads.tabular.evaluation import metrics_of
-
-        scores = task.targets(asked.columns)[0] if learned.regression else task.probabilities(asked.columns)
-        told_scores = ", ".join(
-            f"{name} {value:.3f}" for name, value in metrics_of(asked.target, labels, scores).items()
-        )
-        progress.say(f"judged by the labels in {query}, which were not used: {told_scores}")
-    progress.say(f"{asked.rows:,} predictions: {out.resolve()}")
+    predict.adapt(path, support, query, out, Progress().say, target=target, members=members)
