@@ -23,7 +23,7 @@ from innerloop.runs.progress import Progress
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.workloads.episodes.session import set_up
 from innerloop.workloads.tabular import evaluation, loading, training
-from innerloop.workloads.tabular.config import Learner, OwnConfig, Training
+from innerloop.workloads.tabular.config import Learner, Config, Training
 from innerloop.workloads.tabular.rows import Rows
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +32,10 @@ SIZES = (16, 32, 64, 128)
 DRAWS = 10
 HELD_OUT = 100
 """Training tasks on which training is judged and stopped."""
-BASE = OwnConfig(task_column="task", target="active", features="fingerprint,descriptors")
+BASE = Config(task_column="task", target="active", features="fingerprint,descriptors")
 SHORT = Training(iterations=600)
 """Of the parts that are compared with each other."""
-PARTS: dict[str, tuple[str, OwnConfig]] = {
+PARTS: dict[str, tuple[str, Config]] = {
     "main": ("as `innerloop train` chooses", BASE),
     "short": ("half the meta-steps", replace(BASE, training=SHORT)),
     "descriptors": ("descriptors alone", replace(BASE, features="descriptors", training=SHORT)),
@@ -81,7 +81,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     }
 
 
-def validation(folder: Path, config: OwnConfig) -> Rows:
+def validation(folder: Path, config: Config) -> Rows:
     """The validation tasks."""
     return loading.load(replace(config, data=str(folder / "valid.parquet"))).rows
 

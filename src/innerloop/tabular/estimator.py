@@ -14,7 +14,7 @@ from innerloop.tabular.features import Feature, Preparation
 from innerloop.tabular.learner import Design, initial
 from innerloop.types import Meta
 from innerloop.workloads.tabular import training
-from innerloop.workloads.tabular.config import OwnConfig, Training
+from innerloop.workloads.tabular.config import Config, Training
 from innerloop.workloads.tabular.rows import Rows
 from innerloop.workloads.tabular.session import learned_of
 from innerloop.workloads.tabular.tables import label_text
@@ -91,7 +91,7 @@ class TabularMetaLearner:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
         rows = rows_of_tasks(tasks, self.kind)
-        config = OwnConfig(
+        config = Config(
             algorithm=self.algorithm,  # pyright: ignore[reportArgumentType]
             preset=self.preset,  # pyright: ignore[reportArgumentType]
             supports=self.supports,

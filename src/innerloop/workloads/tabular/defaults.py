@@ -8,7 +8,7 @@ import numpy as np
 from innerloop.errors import InnerloopError
 from innerloop.tabular.fit import Schedule
 from innerloop.tabular.learner import Design
-from innerloop.workloads.tabular.config import OwnConfig
+from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.rows import Rows
 
 NARROW, WIDE = 64, 512
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def plan(config: OwnConfig, rows: Rows, inputs: int) -> Plan:
+def plan(config: Config, rows: Rows, inputs: int) -> Plan:
     """Choose what is open.
 
     Args:
@@ -106,14 +106,14 @@ def plan(config: OwnConfig, rows: Rows, inputs: int) -> Plan:
     return Plan(design, schedule, labels, outputs, supports, queries, sizes, tuple(reasons))
 
 
-def smallest_task(config: OwnConfig, rows: Rows) -> int:
+def smallest_task(config: Config, rows: Rows) -> int:
     """Rows that a task needs: as many in the query set as in the smallest support set; for images a row will do."""
     if rows.image:
         return 1
     return 2 * min(_sizes(config, rows, _labels(config, rows, [])[1], [])[0])
 
 
-def _labels(config: OwnConfig, rows: Rows, reasons: list[str]) -> tuple[tuple[str, ...], int]:
+def _labels(config: Config, rows: Rows, reasons: list[str]) -> tuple[tuple[str, ...], int]:
     if rows.regression:
         reasons.append("targets: in units of each task's support set, so tasks may differ in scale")
         return (), 1
@@ -136,7 +136,7 @@ def _classes_of_tasks(rows: Rows) -> list[int]:
     return [len(each) for each in seen.values()]
 
 
-def _sizes(config: OwnConfig, rows: Rows, outputs: int, reasons: list[str]) -> tuple[tuple[int, ...], int]:
+def _sizes(config: Config, rows: Rows, outputs: int, reasons: list[str]) -> tuple[tuple[int, ...], int]:
     if rows.image:
         supports = config.supports or (1, 5)
         fewest = min(Counter(zip(rows.tasks.tolist(), rows.target.tolist(), strict=True)).values())

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.runs.recipe import nearest
 from innerloop.tabular.artifact import TrainedLearner
-from innerloop.workloads.episodes.recipes import nearest
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.rows import listed
 from innerloop.workloads.tabular.tables import Column, Table, label_texts, read

@@ -8,7 +8,7 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
-from innerloop.workloads.tabular.config import OwnConfig
+from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.rows import Rows, listed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -19,7 +19,7 @@ SMALL_SIDE = 28
 FEATURE = "image"
 
 
-def load(path: Path, config: OwnConfig) -> tuple[Rows, tuple[str, ...]]:
+def load(path: Path, config: Config) -> tuple[Rows, tuple[str, ...]]:
     """The images below a folder as rows, with what was decided and why.
 
     Raises:

@@ -11,8 +11,8 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
+from innerloop.runs.recipe import nearest
 from innerloop.tabular.features import LARGEST_CATEGORIES
-from innerloop.workloads.episodes.recipes import nearest
 
 Arrow: TypeAlias = Any
 """What pyarrow gives; it is an optional library, imported on demand."""
