@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from innerloop.runs import rundir as runs
+from innerloop.runs import codec, machine, rundir
 from innerloop.runs.progress import Progress
 from innerloop.tabular.artifact import TrainedLearner
-from innerloop.workloads.episodes.session import set_up
 from innerloop.workloads.tabular import evaluation, loading, training
-from innerloop.workloads.tabular.config import Learner, Config, Training
+from innerloop.workloads.tabular.config import Config, Learner, Training
 from innerloop.workloads.tabular.rows import Rows
+from innerloop.workloads.tabular.workload import WORKLOAD
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "fsmol.json"
@@ -65,7 +65,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     data = training.prepared(config, loaded.rows._replace(parts=parts))
     for each in data.plan.reasons:
         progress.say(f"  {each}")
-    run = runs.create(where / name, config)
+    run = rundir.create(where / name, WORKLOAD, config)
     start = time.monotonic()
     fit = training.train(run, data, progress)
     seconds = time.monotonic() - start
@@ -76,7 +76,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
         "meta_steps": int(fit.state.step),
         "best_step": int(fit.best_step),
         "choices": list(data.plan.reasons),
-        "config": json.loads(runs.to_json(config)) | {"data": "train.parquet", "run_dir": None},
+        "config": codec.encoded(config) | {"data": "train.parquet", "run_dir": None},
         "scores": scores,
     }
 
@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--parts", default=",".join([*PARTS, *BASELINES]))
     asked = parser.parse_args()
-    set_up(1)
+    machine.set_up(1)
     progress = Progress()
     result = json.loads(asked.result.read_text()) if asked.result.exists() else {"parts": {}}
     for name in asked.parts.split(","):
@@ -117,9 +117,9 @@ def main() -> int:
             part = measured(name, asked.data, asked.runs, progress)
         part["environment"] = {
             "command": ["python", "-m", "benchmarks.fsmol", "--data", asked.data.name, "--parts", name],
-            "commit": runs.commit(),
+            "commit": machine.commit(),
             "seed": 0,
-            **runs.environment_of_machine(),
+            **machine.description(),
         }
         result["parts"][name] = part
         asked.result.parent.mkdir(parents=True, exist_ok=True)

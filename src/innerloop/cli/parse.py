@@ -3,7 +3,7 @@
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -24,7 +24,7 @@ PLAINLY = {
 """What the parser says in Python's words, in ours."""
 
 
-def positional(arguments: list[str], command: str, what: str, choices: Sequence[str] = ()) -> tuple[str, list[str]]:
+def positional(arguments: list[str], command: str, what: str, choices: Iterable[str] = ()) -> tuple[str, list[str]]:
     """The first argument and the rest.
 
     Raises:
