@@ -1,4 +1,6 @@
 """Temporary."""
+
+
 class Loggers:
     def __init__(self, to, path, say): ...
     def log(self, step, values): ...
