@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from innerloop.runs import rundir as runs
+from innerloop.runs import codec, machine, rundir
 from innerloop.runs.progress import Progress
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.features import Preparation
 from innerloop.tabular.prepare import SAMPLE, prepare
 from innerloop.tabular.rows import Rows
-from innerloop.workloads.episodes.session import set_up
 from innerloop.workloads.tabular import evaluation, loading, training
-from innerloop.workloads.tabular.config import Learner, OwnConfig, Training
+from innerloop.workloads.tabular.config import Config, Learner, Training
 from innerloop.workloads.tabular.defaults import choices_of
+from innerloop.workloads.tabular.workload import WORKLOAD
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "fsmol.json"
@@ -35,10 +35,10 @@ SIZES = (16, 32, 64, 128)
 DRAWS = 10
 HELD_OUT = 100
 """Training tasks on which training is judged and stopped."""
-BASE = OwnConfig(task_column="task", target="active", features="fingerprint,descriptors")
+BASE = Config(task_column="task", target="active", features="fingerprint,descriptors")
 SHORT = Training(iterations=600)
 """Of the parts that are compared with each other."""
-PARTS: dict[str, tuple[str, OwnConfig]] = {
+PARTS: dict[str, tuple[str, Config]] = {
     "main": ("as `innerloop train` chooses", BASE),
     "short": ("half the meta-steps", replace(BASE, training=SHORT)),
     "descriptors": ("descriptors alone", replace(BASE, features="descriptors", training=SHORT)),
@@ -68,7 +68,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     data = prepare(loaded.rows._replace(parts=parts), choices_of(config))
     for each in data.plan.reasons:
         progress.say(f"  {each}")
-    run = runs.create(where / name, config)
+    run = rundir.create(where / name, WORKLOAD, config)
     start = time.monotonic()
     fit = training.train(run, data, progress)
     seconds = time.monotonic() - start
@@ -79,12 +79,12 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
         "meta_steps": int(fit.state.step),
         "best_step": int(fit.best_step),
         "choices": list(data.plan.reasons),
-        "config": json.loads(runs.to_json(config)) | {"data": "train.parquet", "run_dir": None},
+        "config": codec.encoded(config) | {"data": "train.parquet", "run_dir": None},
         "scores": scores,
     }
 
 
-def validation(folder: Path, config: OwnConfig) -> Rows:
+def validation(folder: Path, config: Config) -> Rows:
     """The validation tasks."""
     return loading.load(replace(config, data=str(folder / "valid.parquet"))).rows
 
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--parts", default=",".join([*PARTS, *BASELINES]))
     asked = parser.parse_args()
-    set_up(1)
+    machine.set_up(1)
     progress = Progress()
     result = json.loads(asked.result.read_text()) if asked.result.exists() else {"parts": {}}
     for name in asked.parts.split(","):
@@ -120,9 +120,9 @@ def main() -> int:
             part = measured(name, asked.data, asked.runs, progress)
         part["environment"] = {
             "command": ["python", "-m", "benchmarks.fsmol", "--data", asked.data.name, "--parts", name],
-            "commit": runs.commit(),
+            "commit": machine.commit(),
             "seed": 0,
-            **runs.environment_of_machine(),
+            **machine.description(),
         }
         result["parts"][name] = part
         asked.result.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import rundir as runs
-from innerloop.runs import store
+from innerloop.runs import machine, store
 from innerloop.workloads.episodes.data.omniglot import ARCHIVES
 
 OPTIONAL = {
@@ -41,12 +40,12 @@ def examine(say: Callable[[str], None]) -> int:
     Returns:
         0 if everything that is needed works, 2 otherwise.
     """
-    environment = runs.environment_of_machine()
+    environment = machine.description()
     for name, value in environment["versions"].items():
         say(f"{name:<12} {value or 'not installed'}")
-    machine = environment["machine"]
-    say(f"{'processor':<12} {machine['processor']}, {machine['cores']} cores")
-    say(f"{'devices':<12} {machine['platform']}: {', '.join(machine['devices'])}")
+    hardware = environment["machine"]
+    say(f"{'processor':<12} {hardware['processor']}, {hardware['cores']} cores")
+    say(f"{'devices':<12} {hardware['platform']}: {', '.join(hardware['devices'])}")
     for module, extra in OPTIONAL.items():
         state = "ok" if find_spec(module) else f"missing; pip install 'innerloop[{extra}]'"
         say(f"{module:<12} {state}")

@@ -1,24 +1,24 @@
 """The program. JAX is loaded only by the commands that compute, so that help answers at once."""
 
-import contextlib
 import io
 import itertools
+import json
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any
 
-import tyro
-
-from innerloop import __version__
+from innerloop import __version__, workloads
+from innerloop.cli import parse
 from innerloop.errors import InnerloopError
-from innerloop.workloads.episodes import recipes
-from innerloop.workloads.episodes.config import Config, flag, leaves
-from innerloop.workloads.kinds import AnyConfig, check, session_of, to_json
-from innerloop.workloads.tabular.config import Adaptation, OwnConfig, Serving
+from innerloop.runs import codec, engine, rundir
+from innerloop.runs.workload import Workload
+from innerloop.text import nearest
+from innerloop.workloads.tabular.config import Adaptation, Serving
+from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
 
 USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
 
@@ -29,6 +29,7 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again
+  innerloop export RUN --out FOLDER        what it learned, to be used elsewhere
   innerloop compare RECIPE --algorithms a,b   train algorithms, compare them
   innerloop compare RUN RUN ...            compare runs on the same test tasks
   innerloop config RECIPE|RUN [--field v]  show a configuration, and stop
@@ -59,15 +60,6 @@ COMPARE = """usage: innerloop compare RECIPE --algorithms a,b,c [--seeds 0..2] [
 An interrupted comparison goes on with the same command.
 """
 
-PLAINLY = {
-    "Error parsing ": "",
-    "invalid literal for int() with base 10:": "a whole number is needed, not",
-    "could not convert string to float:": "a number is needed, not",
-}
-"""What the parser says in Python's words, in ours."""
-
-
-Parsed = TypeVar("Parsed")
 DRY_RUN = "--dry-run"
 ADAPT_NEEDS = {
     "support": "a table of labelled rows of the new task",
@@ -96,6 +88,7 @@ def run(arguments: list[str]) -> int:
         "resume": _resume,
         "evaluate": _evaluate,
         "report": _report,
+        "export": _export,
         "compare": _compare,
         "config": _config,
         "doctor": _doctor,
@@ -112,7 +105,7 @@ def run(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     try:
         if command not in commands:
-            raise InnerloopError(f"There is no command {command!r}; {recipes.nearest(command, commands)}")
+            raise InnerloopError(f"There is no command {command!r}; {nearest(command, commands)}")
         status = commands[command](rest) or 0
         sys.stdout.flush()  # here, not when Python ends, where a reader that went away is an error
         return status
@@ -141,15 +134,16 @@ def run(arguments: list[str]) -> int:
 
 
 def _recipes(arguments: list[str]) -> None:
-    _no_more(arguments, "recipes")
-    for name, recipe in recipes.RECIPES.items():
-        print(f"{name}\n    {recipe.summary}")
-        for each in recipe.published:
-            print(f"    published: {each.method}, {each.steps} steps: {each.text}  ({each.source})")
+    parse.no_more(arguments, "recipes")
+    for workload in workloads.registered().values():
+        for name, recipe in workload.recipes.items():
+            print(f"{name}\n    {recipe.summary}")
+            for figure in recipe.published:
+                print(f"    published: {figure.method}, {figure.steps} steps: {figure.text}  ({figure.source})")
 
 
 def _algorithms(arguments: list[str]) -> None:
-    _no_more(arguments, "algorithms")
+    parse.no_more(arguments, "algorithms")
     from innerloop.core.algorithms import ALGORITHMS, PIECES
 
     for name, row in ALGORITHMS.items():
@@ -162,251 +156,176 @@ def _algorithms(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> int:
-    name, rest = _positional(arguments, "train", "RECIPE|FILE")
+    name, rest = parse.positional(arguments, "train", "RECIPE|FILE", workloads.recipes())
     dry = DRY_RUN in rest
-    rest = [each for each in rest if each != DRY_RUN]
-    config = _parse(rest, _default(name, rest), f"innerloop train {name}")
-    check(config)
+    rest = [argument for argument in rest if argument != DRY_RUN]
+    workload, default = _default(name, rest)
+    config = parse.fields(rest, default, f"innerloop train {name}")
+    workload.check(config)
     if dry:
-        session_of(config).dry_run(config)
+        engine.dry_run(workload, config)
         return 0
-    return session_of(config).run_to_the_end(config)
+    return engine.train(workload, config)
 
 
-def _algorithm_of(arguments: list[str]) -> str | None:
-    """The algorithm that the arguments ask for, whose settings the recipe then has."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if argument.startswith("--algorithm="):
-            return argument.removeprefix("--algorithm=")
-        if argument == "--algorithm":
-            return following
-    return None
-
-
-def _default(name: str, arguments: list[str]) -> AnyConfig:
-    """The configuration of a recipe, or of training on a file or folder of the user's."""
-    if name in recipes.RECIPES or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
-        return recipes.config(name, _algorithm_of(arguments))
-    return OwnConfig(data=name)
+def _default(name: str, arguments: list[str]) -> tuple[Workload[Any], Any]:
+    """The kind of run and the configuration of a recipe, or of training on a file or folder of the user's."""
+    is_recipe = name in workloads.recipes()
+    if is_recipe or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
+        workload = workloads.with_recipe(name)
+        return workload, workload.configure(name, parse.value_of(arguments, "--algorithm"))
+    return TABULAR, TABULAR.configure(name, None)
 
 
 def _data(arguments: list[str]) -> int:
-    action, rest = _positional(arguments, "data", "check FILE")
+    action, rest = parse.positional(arguments, "data", "check FILE")
     if action != "check":
         raise InnerloopError(f"innerloop data has the one action check, not {action!r}.")
-    name, rest = _positional(rest, "data check", "FILE")
-    config = _parse(rest, OwnConfig(data=name), f"innerloop data check {name}")
-    check(config)
+    name, rest = parse.positional(rest, "data check", "FILE")
+    config = parse.fields(rest, TABULAR.configure(name, None), f"innerloop data check {name}")
+    TABULAR.check(config)
     from innerloop.workloads.tabular import audit
 
     return audit.examine(config, print)
 
 
 def _adapt(arguments: list[str]) -> None:
-    name, rest = _positional(arguments, "adapt", "RUN")
-    asked = _parse(rest, Adaptation(), f"innerloop adapt {name}")
-    for field in ("support", "query"):
-        if not getattr(asked, field):
-            raise InnerloopError(f"--{field} is needed: {ADAPT_NEEDS[field]}.")
+    if arguments in parse.HELP:
+        parse.fields(arguments, Adaptation(), "innerloop adapt RUN")
+    name, rest = parse.positional(arguments, "adapt", "RUN")
+    asked = parse.fields(rest, Adaptation(), f"innerloop adapt {name}")
+    for field, text in ADAPT_NEEDS.items():
+        if not vars(asked)[field]:
+            raise InnerloopError(f"--{field} is needed: {text}.")
     if asked.members < 1:
         raise InnerloopError(f"--members is {asked.members}; it must be at least 1.")
-    from innerloop.workloads.tabular import session
+    from innerloop.cli import predict
 
-    session.adapt(Path(name), Path(asked.support), Path(asked.query), Path(asked.out), asked.target, asked.members)
+    predict.adapt(Path(name), asked)
 
 
 def _serve(arguments: list[str]) -> None:
-    name, rest = _positional(arguments, "serve", "RUN")
-    asked = _parse(rest, Serving(), f"innerloop serve {name}")
+    if arguments in parse.HELP:
+        parse.fields(arguments, Serving(), "innerloop serve RUN")
+    name, rest = parse.positional(arguments, "serve", "RUN")
+    asked = parse.fields(rest, Serving(), f"innerloop serve {name}")
     if not 0 <= asked.port < 2**16:
         raise InnerloopError(f"--port is {asked.port}; it must be between 0 and 65535.")
-    from innerloop.serve import http
-    from innerloop.workloads.episodes.session import set_up
+    from innerloop.cli import predict
 
-    set_up(1)
-    http.serve(Path(name), asked.port, lambda line: print(line, flush=True))
+    predict.serve(Path(name), asked.port)
 
 
 def _resume(arguments: list[str]) -> int:
-    name, rest = _positional(arguments, "resume", "RUN")
-    stored = _stored_config(Path(name))
-    config = _parse(rest, stored, f"innerloop resume {name}")
-    check(config)
-    if config.run_dir != stored.run_dir:
+    name, rest = parse.positional(arguments, "resume", "RUN")
+    run = rundir.existing(Path(name), workloads.registered())
+    config = parse.fields(rest, run.config, f"innerloop resume {name}")
+    run.workload.check(config)
+    if config.run_dir != run.config.run_dir:
         raise InnerloopError(f"--run-dir is {config.run_dir}, but resume goes on in {name}; leave it out.")
-    return session_of(config).run_to_the_end(replace(config, run_dir=name))
+    return engine.train(run.workload, replace(config, run_dir=name))
 
 
 def _evaluate(arguments: list[str]) -> None:
-    name, rest = _positional(arguments, "evaluate", "RUN")
-    stored = _stored_config(Path(name))
-    config = _parse(rest, stored, f"innerloop evaluate {name}")
-    _only(("evaluation", "data_dir"), stored, config, "evaluate takes --evaluation.* and --data-dir")
-    check(config)
-    session_of(config).score_and_report(Path(name), config, again=True)
+    name, rest = parse.positional(arguments, "evaluate", "RUN")
+    run = rundir.existing(Path(name), workloads.registered())
+    config = parse.fields(rest, run.config, f"innerloop evaluate {name}")
+    parse.only(("evaluation", "data_dir"), run.config, config, "evaluate takes --evaluation.* and --data-dir")
+    run.workload.check(config)
+    engine.evaluate(run, config, again=True)
 
 
 def _report(arguments: list[str]) -> None:
-    name, rest = _positional(arguments, "report", "RUN")
-    stored = _stored_config(Path(name))
-    config = _parse(rest, stored, f"innerloop report {name}")
-    _only(("data_dir",), stored, config, "report takes --data-dir alone")
-    session_of(config).score_and_report(Path(name), config, again=False)
+    name, rest = parse.positional(arguments, "report", "RUN")
+    run = rundir.existing(Path(name), workloads.registered())
+    config = parse.fields(rest, run.config, f"innerloop report {name}")
+    parse.only(("data_dir",), run.config, config, "report takes --data-dir alone")
+    engine.evaluate(run, config, again=False)
+
+
+def _export(arguments: list[str]) -> None:
+    name, rest = parse.positional(arguments, "export", "RUN --out FOLDER")
+    chosen, rest = parse.options(rest, ("--out",), "export")
+    if rest or not chosen:
+        raise InnerloopError(f"innerloop export {name} needs --out FOLDER{f', not {rest[0]!r}' if rest else ''}.")
+    engine.export(rundir.existing(Path(name), workloads.registered()), Path(chosen["--out"]))
 
 
 def _compare(arguments: list[str]) -> int:
-    named = list(itertools.takewhile(lambda each: not each.startswith("-"), arguments))
+    named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
     rest = arguments[len(named) :]
-    if not named or rest in (["-h"], ["--help"]):
-        if rest in (["-h"], ["--help"]):
-            print(COMPARE, end="")
-            sys.exit(0)
+    if rest in parse.HELP:
+        print(COMPARE, end="")
+        sys.exit(0)
+    if not named:
         raise InnerloopError("innerloop compare needs a RECIPE with --algorithms, or finished runs.")
-    chosen, rest = _options(rest, ("--algorithms", "--seeds", "--time-limit", "--output"))
-    if "--algorithms" not in chosen and named[0] not in recipes.RECIPES:
-        if rest or set(chosen) - {"--output"}:
-            raise InnerloopError(
-                f"Finished runs are compared as they are, so {(rest or sorted(chosen))[0]} has no effect; with "
-                "--algorithms a RECIPE is trained."
-            )
-        if len(named) < 2:
-            raise InnerloopError(f"innerloop compare needs a second run beside {named[0]}, or --algorithms.")
-        from innerloop.workloads.episodes import compare
-
-        compare.compare_runs([Path(each) for each in named], Path(chosen.get("--output", "comparison")))
-        return 0
-    name = named[0]
-    recipes.recipe(name)
+    chosen, rest = parse.options(rest, ("--algorithms", "--seeds", "--time-limit", "--output"), "compare")
+    if "--algorithms" not in chosen and named[0] not in workloads.recipes():
+        return _compare_runs(named, rest, chosen)
     if len(named) > 1 or "--algorithms" not in chosen:
-        raise InnerloopError(f"innerloop compare {name} needs --algorithms, as in --algorithms maml,fomaml.")
-    algorithms = [each for each in chosen["--algorithms"].split(",") if each]
+        raise InnerloopError(f"innerloop compare {named[0]} needs --algorithms, as in --algorithms maml,fomaml.")
+    return _compare_algorithms(named[0], rest, chosen)
+
+
+def _compare_runs(named: list[str], rest: list[str], chosen: dict[str, str]) -> int:
+    if rest or set(chosen) - {"--output"}:
+        raise InnerloopError(
+            f"Finished runs are compared as they are, so {(rest or sorted(chosen))[0]} has no effect; with "
+            "--algorithms a RECIPE is trained."
+        )
+    if len(named) < 2:
+        raise InnerloopError(f"innerloop compare needs a second run beside {named[0]}, or --algorithms.")
+    from innerloop.runs import compare
+
+    runs = [rundir.existing(Path(name), workloads.registered()) for name in named]
+    compare.compare_runs(runs, Path(chosen.get("--output", "comparison")))
+    return 0
+
+
+def _compare_algorithms(name: str, rest: list[str], chosen: dict[str, str]) -> int:
+    algorithms = [algorithm for algorithm in chosen["--algorithms"].split(",") if algorithm]
     if not algorithms or len(set(algorithms)) < len(algorithms):
         raise InnerloopError(f"--algorithms is {chosen['--algorithms']!r}; give different names, as in maml,fomaml.")
-    for each in rest:
-        if each.split("=")[0] in ("--algorithm", "--seed", "--run-dir", "--run_dir"):
-            raise InnerloopError(f"{each.split('=')[0]} is what compare varies; use --algorithms, --seeds or --output.")
+    for argument in rest:
+        if argument.split("=")[0] in ("--algorithm", "--seed", "--run-dir", "--run_dir"):
+            varied = argument.split("=")[0]
+            raise InnerloopError(f"{varied} is what compare varies; use --algorithms, --seeds or --output.")
     configs = []
     for algorithm in algorithms:
-        config = _parse(rest, recipes.config(name, algorithm), f"innerloop compare {name}")
-        check(config)
-        if not isinstance(config, Config):
-            raise InnerloopError(f"{name} is a recipe of meta-reinforcement learning; compare takes supervised ones.")
+        workload, default = _default(name, [f"--algorithm={algorithm}"])
+        default = codec.changed(default, {"algorithm": algorithm})
+        config = parse.fields(rest, default, f"innerloop compare {name}")
+        workload.check(config)
         if configs:  # the baselines are the same for all
-            config = replace(config, evaluation=replace(config.evaluation, baselines=False))
+            config = codec.changed(config, {"evaluation.baselines": False})
         configs.append(config)
-    from innerloop.workloads.episodes import compare
+    from innerloop.runs import compare
 
     limit = chosen.get("--time-limit")
     return compare.train_and_compare(
+        workload,  # pyright: ignore[reportPossiblyUnboundVariable]
         configs,
         compare.seeds_in(chosen.get("--seeds", "0")),
         None if limit is None else compare.seconds_in(limit),
-        Path(chosen.get("--output", f"runs/compare-{name}")),
+        Path(chosen.get("--output", f"runs/compare-{Path(name).stem}")),
     )
 
 
-def _options(arguments: list[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The options of these names, and the other arguments.
-
-    Raises:
-        InnerloopError: if one has no value.
-    """
-    found, rest, items = {}, [], iter(arguments)
-    for argument in items:
-        name, equals, value = argument.partition("=")
-        if name not in names:
-            rest.append(argument)
-            continue
-        value = value if equals else next(items, "")
-        if not value or value.startswith("--"):
-            raise InnerloopError(f"{name} needs a value; see innerloop compare --help.")
-        found[name] = value
-    return found, rest
-
-
-def _only(allowed: Sequence[str], stored: AnyConfig, config: AnyConfig, rule: str) -> None:
-    """Refuse changes to what a finished run was made with."""
-    before = dict(leaves(stored))
-    for field, value in leaves(config):
-        if value != before[field] and field.split(".")[0] not in allowed:
-            raise InnerloopError(f"--{flag(field)} belongs to the run as it was made; {rule}.")
-
-
 def _config(arguments: list[str]) -> None:
-    name, rest = _positional(arguments, "config", "RECIPE|RUN")
-    stored = Path(name, "config.json").exists()
-    default = _stored_config(Path(name)) if stored else recipes.config(name, _algorithm_of(rest))
-    config = _parse(rest, default, f"innerloop config {name}")
-    check(config)
-    print(to_json(config))
+    name, rest = parse.positional(arguments, "config", "RECIPE|RUN", workloads.recipes())
+    if Path(name, "config.json").exists():
+        run = rundir.existing(Path(name), workloads.registered())
+        workload, default = run.workload, run.config
+    else:
+        workload = workloads.with_recipe(name)
+        default = workload.configure(name, parse.value_of(rest, "--algorithm"))
+    config = parse.fields(rest, default, f"innerloop config {name}")
+    workload.check(config)
+    print(json.dumps(codec.encoded(config), indent=2))
 
 
 def _doctor(arguments: list[str]) -> int:
-    _no_more(arguments, "doctor")
+    parse.no_more(arguments, "doctor")
     from innerloop.cli import doctor
 
     return doctor.examine(print)
-
-
-def _stored_config(path: Path) -> AnyConfig:
-    from innerloop.runs.rundir import existing
-
-    return existing(path).config
-
-
-def _positional(arguments: list[str], command: str, what: str) -> tuple[str, list[str]]:
-    """The first argument and the rest."""
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0], arguments[1:]
-    choices = f"; recipes are: {', '.join(recipes.RECIPES)}" if "RECIPE" in what else ""
-    if arguments in (["-h"], ["--help"]):
-        print(f"usage: innerloop {command} {what} [--field value]{choices}")
-        sys.exit(0)
-    raise InnerloopError(f"innerloop {command} needs a {what} as its first argument{choices}.")
-
-
-def _no_more(arguments: list[str], command: str) -> None:
-    if arguments in (["-h"], ["--help"]):
-        print(f"usage: innerloop {command}")
-        sys.exit(0)
-    if arguments:
-        raise InnerloopError(f"innerloop {command} takes no arguments, but got {arguments[0]!r}.")
-
-
-def _parse(arguments: list[str], default: Parsed, program: str) -> Parsed:
-    """The default with the fields that the command line sets.
-
-    Raises:
-        InnerloopError: for an unknown field (with the nearest name) or a value of the wrong kind.
-    """
-    known = [f"--{flag(name)}" for name, _ in leaves(default) if name not in ("recipe", "data")]
-    for argument in arguments:
-        name = argument.split("=", 1)[0].replace("_", "-")
-        if name.startswith("--") and name not in [*known, "--help"] and not _is_negation(name, known):
-            raise InnerloopError(f"There is no field {name}; {recipes.nearest(name, known)}")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                type(default), args=arguments, default=default, prog=program, config=(tyro.conf.AvoidSubcommands,)
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        _one_sentence(said.getvalue())
-
-
-def _is_negation(name: str, known: Sequence[str]) -> bool:
-    """Whether a flag is the `no-` form of a switch, as in `--evaluation.no-baselines`."""
-    *path, last = name.removeprefix("--").split(".")
-    return last.startswith("no-") and f"--{'.'.join([*path, last.removeprefix('no-')])}" in known
-
-
-def _one_sentence(box: str) -> NoReturn:
-    """Say in one sentence what tyro draws as a box: its first paragraph that is more than a title."""
-    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    paragraphs = " ".join(line if line.strip("─-") else "\n" for line in lines).split("\n")
-    said = next((each.strip() for each in paragraphs if any(mark in each for mark in ":'.")), "")
-    for technical, plain in PLAINLY.items():
-        said = said.replace(technical, plain)
-    raise InnerloopError(said or "The command line could not be read; see --help.")

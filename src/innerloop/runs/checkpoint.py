@@ -7,6 +7,7 @@ written under another name, flushed, and renamed; whatever has no valid manifest
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,12 +17,13 @@ import jax
 import numpy as np
 from safetensors.numpy import load, save
 
-from innerloop.errors import InnerloopError
 from innerloop.core.trees import path_name
+from innerloop.errors import InnerloopError
 
 FORMAT = 2
 STATE = "state.safetensors"
 MANIFEST = "manifest.json"
+NAME = re.compile(r"step-\d{9}")
 
 Tree = TypeVar("Tree")
 Settings: TypeAlias = Mapping[str, Any]
@@ -68,9 +70,34 @@ def write(directory: Path, step: int, state: Any, keep: int, settings: Settings)
             f"The checkpoint of step {step} could not be written to {directory} ({error.strerror}); the ones before it "
             "are whole. Mend that, then give the same command again."
         ) from error
-    for old in [*_all(directory)[keep:], *directory.glob("trash-*"), *_stale(directory)]:
+    _WHOLE.add(final)
+    for old in [*_superseded(directory, step, keep), *directory.glob("trash-*"), *_stale(directory)]:
         _remove(old)
     return final
+
+
+_WHOLE: set[Path] = set()
+"""Checkpoints that this process has written or verified."""
+
+
+def _superseded(directory: Path, step: int, keep: int) -> list[Path]:
+    """What is no longer kept beside the checkpoint of `step`: all but the newest whole ones before it.
+
+    A checkpoint of a later step is one that was passed over as damaged when training was resumed.
+    """
+    kept = 1
+    superseded = []
+    for path in _all(directory):
+        if path.name == f"step-{step:09d}":
+            continue
+        earlier = int(path.name.removeprefix("step-")) < step
+        if earlier and kept < keep and (path in _WHOLE or _verified(path) is not None):
+            _WHOLE.add(path)
+            kept += 1
+        else:
+            superseded.append(path)
+            _WHOLE.discard(path)
+    return superseded
 
 
 def read_newest(directory: Path, template: Tree, settings: Settings, warn: Callable[[str], None]) -> Tree | None:
@@ -127,8 +154,9 @@ def _checksum(manifest: dict[str, Any]) -> str:
 
 
 def _all(directory: Path) -> list[Path]:
-    """The checkpoints, newest first."""
-    return sorted(directory.glob("step-*"), reverse=True)
+    """The checkpoints, newest first; a folder of any other name is not one."""
+    found = [path for path in directory.glob("step-*") if NAME.fullmatch(path.name)]
+    return sorted(found, reverse=True)
 
 
 def _stale(directory: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """What the program says while it works: one line that is rewritten on a terminal, plain lines elsewhere."""
 
-import json
 import os
 import signal
 import sys
@@ -8,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from innerloop.errors import InnerloopError
 
@@ -70,51 +69,36 @@ class Progress:
 
 
 class Recorder:
-    """Appends one JSON object a line, and TensorBoard scalars if asked to.
+    """Appends lines to a file of metrics.
 
     Args:
-        path: the JSON lines file.
-        tensorboard: directory of the TensorBoard files, or `None`.
+        path: the file.
     """
 
-    def __init__(self, path: Path, tensorboard: Path | None):
+    def __init__(self, path: Path):
         self._path = path
-        self._writer: Any = None
-        if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise InnerloopError(
-                    "--log.tensorboard needs tensorboardX; install it with: pip install 'innerloop[tensorboard]'"
-                ) from error
-            self._writer = SummaryWriter(str(tensorboard))
         try:
             self._file = path.open("a")
         except OSError as error:
             raise InnerloopError(f"{path} cannot be written ({error.strerror}).") from error
 
-    def record(self, step: int, values: dict[str, float]) -> None:
-        """Write one record.
+    def record(self, line: str) -> None:
+        """Write one line, which ends in a line break.
 
         Raises:
             InnerloopError: if it cannot be written.
         """
         try:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise InnerloopError(
                 f"{self._path} could not be written ({error.strerror}); make room and give the same command again."
             ) from error
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         with suppress(OSError):  # what could not be flushed was already reported
             self._file.close()
-        if self._writer:
-            self._writer.close()
 
 
 def duration(seconds: float) -> str:

@@ -1,22 +1,28 @@
-"""A run directory: all that one experiment was and gave, and the lock that keeps a second process out of it."""
+"""A run directory: all that one run was and gave, and the lock that keeps a second process out of it."""
 
 import fcntl
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors
+from safetensors.numpy import load, save
+
 from innerloop.errors import InnerloopError
-from innerloop.workloads.episodes.config import differences
-from innerloop.workloads.kinds import AnyConfig, from_json, to_json
+from innerloop.files import write_bytes, write_text
+from innerloop.runs import codec, machine, sealed
+from innerloop.runs.workload import Workload
+
+FORMAT = 3
+"""Of `config.json`; 3 is the first one that names its workload."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,12 @@ class Run:
 
     Attributes:
         path: the directory.
-        config: the resolved configuration it was started with.
+        workload: the kind of run.
+        config: the resolved configuration that it was started with.
     """
 
     path: Path
+    workload: Workload[Any]
     config: Any
 
     @property
@@ -40,129 +48,193 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
-    def evaluation(self) -> Path:
-        return self.path / "evaluation.json"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores.safetensors"
-
-    @property
-    def costs(self) -> Path:
-        return self.path / "costs.json"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def records(self) -> list[dict[str, Any]]:
-        """What training recorded; a line that was cut off or damaged is left out."""
-        if not self.metrics.exists():
-            return []
-        records = []
-        for line in self.metrics.read_bytes().splitlines():
-            with suppress(ValueError):
-                records.append(json.loads(line))
-        return [each for each in records if isinstance(each, dict) and isinstance(each.get("step"), int)]
-
-    def result(self) -> dict[str, Any] | None:
-        """The evaluation, or `None` if there is no whole one."""
-        try:
-            result = json.loads(self.evaluation.read_bytes())
-            return result if {"tables", "settings", "meta_steps"} <= result.keys() else None
-        except (OSError, ValueError, AttributeError):
-            return None
-
-    def known(self) -> dict[str, Any]:
-        """What was known of versions and machine when the run was started.
-
-        Raises:
-            InnerloopError: if it is lost.
-        """
-        try:
-            known = json.loads(self.environment.read_bytes())
-            return {name: known[name] for name in ("command", "versions", "machine")} | known
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InnerloopError(
-                f"{self.environment} is missing or damaged, so the report cannot say where its figures come from; "
-                "restore that file."
-            ) from error
+    @property
+    def model(self) -> Path:
+        """The exported model, which is all that another machine needs."""
+        return self.path / "model"
 
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint, whole or not."""
         return any(self.checkpoints.glob("step-*"))
 
-    def truncate_records(self, step: int) -> None:
-        """Drop the records after `step`, which a resumed run writes again."""
-        kept = [record for record in self.records() if record["step"] <= step]
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+    def records(self) -> list[dict[str, Any]]:
+        """What training recorded; a line that was cut off or damaged is left out."""
+        if not self.metrics.exists():
+            return []
+        records = [record_of(line) for line in self.metrics.read_bytes().splitlines()]
+        return [record for record in records if record is not None]
+
+    def truncate_records(self, step: int) -> int:
+        """Drop the records after `step`, which a resumed run writes again.
+
+        Returns:
+            How many lines were damaged, and are dropped with them.
+        """
+        lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
+        found = [record_of(line) for line in lines]
+        kept = [record for record in found if record is not None and record["step"] <= step]
+        write_text(self.metrics, "".join(line_of(record) for record in kept))
+        return sum(record is None for record in found)
+
+    def result(self) -> dict[str, Any] | None:
+        """The evaluation, or `None` if there is none, or it is damaged: then it is measured again."""
+        try:
+            result = sealed.read(self.path / "evaluation.json")
+        except InnerloopError:
+            return None
+        return result if {"settings", "meta_steps"} <= result.keys() else None
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """The scores of single test tasks.
+
+        Raises:
+            InnerloopError: if there are none.
+        """
+        try:
+            return load((self.path / "scores.safetensors").read_bytes())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise InnerloopError(
+                f"{self.path} holds no scores of single tasks; give: innerloop evaluate {self.path}"
+            ) from error
+
+    def write_result(self, values: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> None:
+        """Keep an evaluation."""
+        write_bytes(self.path / "scores.safetensors", save({name: np.asarray(array) for name, array in scores.items()}))
+        sealed.write(self.path / "evaluation.json", values)
+
+    def costs(self) -> dict[str, Any]:
+        """What compiling and a meta-step took; empty if that was not kept."""
+        try:
+            return sealed.read(self.path / "costs.json")
+        except InnerloopError:
+            return {}
+
+    def write_costs(self, costs: Mapping[str, Any]) -> None:
+        """Keep what compiling and a meta-step took."""
+        sealed.write(self.path / "costs.json", costs)
+
+    def environment(self) -> dict[str, Any]:
+        """Command, commit, versions and machine of when the run was started.
+
+        Raises:
+            InnerloopError: if they are lost.
+        """
+        file = self.path / "environment.json"
+        try:
+            known = sealed.read(file)
+            return {name: known[name] for name in ("command", "versions", "machine")} | known
+        except (InnerloopError, KeyError) as error:
+            raise InnerloopError(
+                f"{file} is missing or damaged, so the report cannot say where its figures come from; "
+                "restore that file."
+            ) from error
 
 
-def directory_of(config: AnyConfig) -> Path:
+def line_of(record: Mapping[str, Any]) -> str:
+    """A record as a line of `metrics.jsonl`, which ends with a checksum of what stands before."""
+    text = json.dumps(dict(record))
+    return f'{text[:-1]}, "crc32": {zlib.crc32(text.encode())}}}\n'
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, or `None` if it is not what was written."""
+    with suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            checksum = record.pop("crc32", None)
+            return record if checksum == zlib.crc32(json.dumps(record).encode()) else None
+    return None
+
+
+def directory_of(config: Any) -> Path:
     """Where the run of a configuration lies."""
     algorithm = "" if config.algorithm == "maml" else f"-{config.algorithm}"
     return Path(config.run_dir or f"runs/{config.recipe}{algorithm}-seed{config.seed}")
 
 
-def stored(path: Path) -> Run | None:
-    """The run that a directory holds, or `None`."""
+def stored(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run | None:
+    """The run that a directory holds, or `None`.
+
+    Raises:
+        InnerloopError: if it is damaged, of another version, or of a kind that is not among the workloads.
+    """
     file = path / "config.json"
-    try:
-        return Run(path, from_json(file.read_text()))
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.exists():
         return None
-    except (InnerloopError, OSError, UnicodeDecodeError) as error:
+    values = sealed.read(file)
+    if values.get("format") != FORMAT:
+        raise InnerloopError(
+            f"{path} was made by another version of innerloop (its config.json has the format {values.get('format')}, "
+            f"this version reads {FORMAT}); finish it with that version, or train anew in another --run-dir."
+        )
+    name = values.get("workload")
+    if name not in workloads:
+        raise InnerloopError(
+            f"{path} is a run of the kind {name!r}, not {' or '.join(workloads)}; choose another --run-dir."
+        )
+    workload = workloads[name]
+    try:
+        return Run(path, workload, codec.decoded(workload.Config, values["config"]))
+    except (InnerloopError, KeyError) as error:
         raise InnerloopError(f"{file} cannot be read: {error}") from error
 
 
-def existing(path: Path) -> Run:
+def existing(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run:
     """The run in a directory.
 
     Raises:
         InnerloopError: if there is none.
     """
-    run = stored(path)
+    run = stored(path, workloads)
     if run is None:
-        near = sorted(each.parent.name for each in path.parent.glob("*/config.json")) if path.parent.is_dir() else []
+        near = sorted(file.parent.name for file in path.parent.glob("*/config.json")) if path.parent.is_dir() else []
         mend = f"there are: {', '.join(near)}" if near else "start one with: innerloop train RECIPE"
         raise InnerloopError(f"{path} is no run directory (it has no config.json); {mend}.")
     return run
 
 
-def create(path: Path, config: AnyConfig) -> Run:
+def create(path: Path, workload: Workload[Any], config: Any) -> Run:
     """A new run directory, holding its configuration and environment."""
     path.mkdir(parents=True, exist_ok=True)
-    run = Run(path, config)
-    write_text(run.environment, json.dumps(environment(config), indent=2))
-    write_text(path / "config.json", to_json(config))
-    return run
+    environment = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": ["innerloop", *sys.argv[1:]],
+        "seed": config.seed,
+        "commit": machine.commit(),
+        **machine.description(),
+    }
+    sealed.write(path / "environment.json", environment)
+    values = {"format": FORMAT, "workload": workload.name, "config": codec.encoded(config)}
+    sealed.write(path / "config.json", values)
+    return Run(path, workload, config)
 
 
-def require_same(run: Run, config: Any) -> None:
-    """Refuse to continue a run under another configuration.
+def continued(run: Run, config: Any) -> Any:
+    """The configuration to go on with: the one that is asked for, with what was chosen when the run was started.
 
     Raises:
         InnerloopError: naming the settings that differ.
     """
-    for name, asked in asdict(config.layout).items():
-        resolved = getattr(run.config.layout, name)
-        if asked not in (0, "auto", resolved):
+    chosen = {name: value for name, value in codec.leaves(run.config) if name.startswith("layout.")}
+    asked = dict(codec.leaves(config))
+    for name, value in chosen.items():
+        if asked[name] not in (0, "auto", value):
             raise InnerloopError(
-                f"--layout.{name} is {asked}, but {run.path} was started with {resolved}, on which its bits depend; "
+                f"--{name} is {asked[name]}, but {run.path} was started with {value}, on which its bits depend; "
                 "leave it out, or choose another --run-dir."
             )
-    config = replace(config, layout=run.config.layout)
-    changed = differences(config, run.config)
-    if changed:
+    config = codec.changed(config, chosen)
+    changes = codec.differences(config, run.config)
+    if changes:
         raise InnerloopError(
-            f"{run.path} was started with {', '.join(changed)}; give the same settings to continue it, or another "
+            f"{run.path} was started with {', '.join(changes)}; give the same settings to continue it, or another "
             f"--run-dir."
         )
+    return config
 
 
 @contextmanager
@@ -174,7 +246,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         InnerloopError: if another process is in it.
     """
-    new = [each for each in (path, *path.parents) if not each.exists()]
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / ".lock").open("a+")
@@ -197,103 +269,8 @@ def locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if new and [each.name for each in path.iterdir()] == [".lock"]:
+            if new and [entry.name for entry in path.iterdir()] == [".lock"]:
                 (path / ".lock").unlink()
                 with suppress(OSError):
-                    for each in new:
-                        each.rmdir()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        InnerloopError: if it cannot be written.
-    """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        InnerloopError: if it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InnerloopError(
-            f"{path} could not be written ({error.strerror}); mend that and give the same command again."
-        ) from error
-
-
-def environment(config: AnyConfig) -> dict[str, Any]:
-    """What the figures of a run depend on beyond its configuration."""
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["innerloop", *sys.argv[1:]],
-        "seed": config.seed,
-        "commit": commit(),
-        **environment_of_machine(),
-    }
-
-
-def environment_of_machine() -> dict[str, Any]:
-    """Versions and hardware."""
-    import jax
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    devices = jax.devices()
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: installed(name) for name in ("innerloop", "jax", "jaxlib", "numpy", "optax", "safetensors")},
-        },
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": cores(),
-            "platform": devices[0].platform,
-            "devices": [device.device_kind for device in devices],
-        },
-    }
-
-
-def commit() -> str | None:
-    """The commit of the source tree that innerloop runs from, marked if it has changes; `None` if there is none."""
-    source = Path(__file__).parent
-    git = ["git", "-C", str(source)]
-    try:
-        ours = [*git, "ls-files", "--error-unmatch", __file__]  # not a repository that merely surrounds an installation
-        subprocess.run(ours, capture_output=True, check=True)
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--", str(source)], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head} (with changes)" if changes.stdout.strip() else head
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                    for folder in new:
+                        folder.rmdir()

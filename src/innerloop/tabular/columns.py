@@ -13,6 +13,7 @@ from innerloop.tabular.features import Columns, Feature
 from innerloop.text import listed, nearest
 
 Kind = Literal["classification", "regression"]
+KINDS: tuple[Kind, ...] = ("classification", "regression")
 
 MOST_CLASSES = 20
 """A target of whole numbers with no more different values than this is one of classes."""
@@ -48,6 +49,17 @@ def infer_kind(target: Any, name: str = "the target") -> tuple[Kind, str]:
         return "classification", f"classification: {name} has {len(values)} different values, whole numbers"
     why = f"more than the {MOST_CLASSES} that classes may have" if whole else "not all whole numbers"
     return "regression", f"regression: {name} has {len(values):,} different values, {why}"
+
+
+def kind_named(name: str) -> Kind:
+    """What is predicted, by its name.
+
+    Raises:
+        InnerloopError: if there is no such kind.
+    """
+    if name in KINDS:
+        return name
+    raise InnerloopError(f"kind is {name!r}; {nearest(name, ('auto', *KINDS))}")
 
 
 def as_target(values: Any, kind: Kind, name: str = "the target") -> np.ndarray:

@@ -51,12 +51,17 @@ class Prepared(NamedTuple):
         )
 
     def fingerprint(self) -> str:
-        """What tells other data under the same name."""
+        """What tells other data under the same name: a hash of everything that training reads."""
         digest = hashlib.sha256()
         for part in PARTS:
             if part in self.parts:
                 rows = self.parts[part]
-                digest.update(repr((part, rows.names, len(rows.target), rows.target[:1000].tolist())).encode())
+                digest.update(repr((part, rows.names, rows.target.tolist())).encode())
+                digest.update(np.ascontiguousarray(rows.tasks).data)
+                for name, values in rows.columns.items():
+                    digest.update(name.encode())
+                    plain = values.dtype != object
+                    digest.update(np.ascontiguousarray(values).data if plain else repr(values.tolist()).encode())
         return digest.hexdigest()[:16]
 
     def _episodes(self, rows: Rows) -> TaskDistribution:

@@ -1,12 +1,12 @@
 """Rows of tasks in memory, whatever they were read from, and how tasks are split."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.tabular.columns import Kind, as_target, infer_kind, named_columns
+from innerloop.tabular.columns import as_target, infer_kind, kind_named, named_columns
 
 PARTS = ("train", "valid", "test")
 SYNONYMS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
@@ -135,7 +135,7 @@ def part_named(text: str) -> str:
 
 
 def rows_of_tasks(
-    tasks: Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]], kind: Literal["auto"] | Kind = "auto"
+    tasks: Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]], kind: str = "auto"
 ) -> tuple[Rows, str]:
     """Tasks in memory as rows.
 
@@ -163,8 +163,10 @@ def rows_of_tasks(
                 f"features of the first ({len(columns[0])}), and a target for each row."
             )
         owners.append(np.full(len(targets[-1]), i, np.int32))
-    target, reason = np.concatenate(targets), f"{kind}: as kind says"
+    target = np.concatenate(targets)
     if kind == "auto":
-        kind, reason = infer_kind(target, "y")
+        chosen, reason = infer_kind(target, "y")
+    else:
+        chosen, reason = kind_named(kind), f"{kind}: as kind says"
     joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
-    return Rows(joined, as_target(target, kind, "y"), np.concatenate(owners), tuple(named)), reason
+    return Rows(joined, as_target(target, chosen, "y"), np.concatenate(owners), tuple(named)), reason

@@ -1,5 +1,6 @@
 """From a configuration to the values that the library works with. Data flows one way: nothing below sees a `Config`."""
 
+import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,8 +18,6 @@ from innerloop.core.adjoints import (
     ConjugateGradient,
     FirstOrder,
     Implicit,
-    Mixed,
-    Reverse,
     Truncated,
 )
 from innerloop.core.algorithms import Algorithm, OuterUpdate
@@ -27,6 +26,8 @@ from innerloop.core.metagrad import multi_step
 from innerloop.core.outer import MetaStep, meta_step
 from innerloop.errors import InnerloopError
 from innerloop.models import Model, Normalisation
+from innerloop.runs.adjoint import as_laid_out
+from innerloop.runs.codec import flag
 from innerloop.tasks.images import require_episodes
 from innerloop.types import InnerRule, Loss, Meta, MetaLoss, TaskDistribution
 from innerloop.workloads.episodes.config import (
@@ -36,7 +37,6 @@ from innerloop.workloads.episodes.config import (
     OmniglotTasks,
     SinusoidTasks,
     Variant,
-    flag,
 )
 from innerloop.workloads.episodes.data import miniimagenet, omniglot
 from innerloop.workloads.episodes.data.omniglot import Labelled, Part
@@ -54,6 +54,17 @@ class Data(NamedTuple):
     """What the tasks are drawn from: nothing for sinusoids, labelled images in three parts otherwise."""
 
     parts: dict[Part, Labelled] | None
+
+    def settings(self) -> dict[str, str]:
+        """What tells other images under the same name: a hash of all that training reads."""
+        if not self.parts:
+            return {}
+        digest = hashlib.sha256()
+        for part in sorted(self.parts):
+            for array in self.parts[part]:
+                digest.update(f"{part} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return {"data": digest.hexdigest()[:16]}
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,8 @@ def build(config: Config, announce: Callable[[str], None]) -> Experiment:
 def assemble(config: Config, data: Data) -> Experiment:
     """The same, with data at hand."""
     row = varied(config)
-    row = row._replace(adjoint=computed_as(row.adjoint, config))
+    adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
+    row = row._replace(adjoint=adjoint)
     layout = Layout(config.layout.shards or 1, config.layout.chunk or None)
     layout.require(config.outer.meta_batch)
     model = network_for(row, config)
@@ -383,28 +395,3 @@ def outer_optimizer(config: Config, update: OuterUpdate) -> optax.GradientTransf
         return Meta(jax.tree_util.tree_map_with_path(of_params, meta.params), of_rule)
 
     return optax.partition(parts, labels)
-
-
-def computed_as(adjoint: Adjoint, config: Any) -> Adjoint:
-    """The algorithm's adjoint, computed as the configured layout says.
-
-    Raises:
-        InnerloopError: if the layout chooses among exact derivatives and the algorithm takes none.
-    """
-    layout = config.layout
-    if isinstance(adjoint, Truncated | Annealed):
-        return replace(adjoint, adjoint=computed_as(adjoint.adjoint, config))
-    if layout.adjoint != "auto" and not isinstance(adjoint, Mixed):
-        raise InnerloopError(
-            f"--layout.adjoint is {layout.adjoint}, but --algorithm {config.algorithm} takes no exact second "
-            "derivatives; leave it out."
-        )
-    chosen = Reverse() if layout.adjoint == "reverse" else adjoint
-    if layout.loop == "auto":
-        return chosen
-    if isinstance(adjoint, Implicit):
-        raise InnerloopError(
-            f"--layout.loop has no effect with --algorithm {config.algorithm}, whose inner loop is always scanned; "
-            "leave it out."
-        )
-    return replace(chosen, unroll=config.inner.steps if layout.loop == "unrolled" else 0)  # pyright: ignore

@@ -1,9 +1,7 @@
 """What a run needs, said before it starts: the memory of its compiled meta-step, and whether the device has it."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +10,7 @@ import numpy as np
 from innerloop.core import outer
 from innerloop.core.outer import MetaState
 from innerloop.errors import InnerloopError
+from innerloop.runs.machine import device_memory
 from innerloop.workloads.episodes.build import Experiment, assemble
 
 USABLE = 0.9
@@ -47,24 +46,13 @@ def memory_of(compiled: Any) -> Memory:
     return Memory(held, each.temp_size_in_bytes)
 
 
-def device_bytes() -> int:
-    """The memory of one device: of a CPU, the share of the machine's (or its container's) that falls to each."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return int((device.memory_stats() or {}).get("bytes_limit", 2**63))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    container = limit.read_text().strip() if limit.exists() else "max"
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (machine if container == "max" else min(machine, int(container))) // jax.device_count()
-
-
 def require_fit(needed: Memory, experiment: Experiment) -> None:
     """Refuse a meta-step that the device has no memory for.
 
     Raises:
         InnerloopError: naming both, and the flag that makes it fit.
     """
-    available = int(USABLE * device_bytes())
+    available = int(USABLE * device_memory())
     if needed.total <= available:
         return
     chunk = fitting_chunk(needed, experiment, available)
@@ -93,7 +81,7 @@ def fitted(experiment: Experiment, state: MetaState, say: Callable[[str], None])
     """The experiment with as many tasks at a time as the device has memory for, where none was asked for."""
     tasks = experiment.layout.replicate(experiment.training_tasks())
     needed = memory_of(compiled_steps(experiment, experiment.layout.replicate(state), tasks))
-    available = int(USABLE * device_bytes())
+    available = int(USABLE * device_memory())
     chunk = fitting_chunk(needed, experiment, available) if needed.total > available else None
     if chunk is None:
         return experiment
@@ -128,7 +116,7 @@ def describe(experiment: Experiment, state: MetaState) -> str:
         other = needed(with_chunk(experiment, others[0]))
         slope = (other.temporary - now.temporary) / (others[0] - chunk)
         rows.append(("  for each further task at a time", readable(slope)))
-    available = device_bytes()
+    available = device_memory()
     fits = now.total <= USABLE * available
     rows.append((f"device: {jax.devices()[0].device_kind}", readable(available)))
     verdict = f"it fits, in {now.total / available:.2%} of the device's memory" if fits else _mend(now, experiment)

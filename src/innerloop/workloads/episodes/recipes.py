@@ -6,12 +6,12 @@ classification task, so its 0.4 and 0.1 are 2.0 on the mean for both Omniglot se
 miniImageNet.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from innerloop.errors import InnerloopError
+from innerloop.runs.codec import changed
+from innerloop.runs.recipe import Published, Recipe
 from innerloop.workloads.episodes.config import (
     Config,
     Evaluation,
@@ -23,8 +23,6 @@ from innerloop.workloads.episodes.config import (
     Outer,
     SinusoidTasks,
 )
-from innerloop.workloads.reinforcement import config as rl
-from innerloop.workloads.reinforcement.config import RLConfig
 
 FINN = "Finn, Abbeel, Levine 2017 (arXiv 1703.03400)"
 NICHOL = "Nichol, Achiam, Schulman 2018 (arXiv 1803.02999)"
@@ -45,41 +43,6 @@ METHODS = {
     "protonet": "prototypical networks",
 }
 """What the published figures call the rows of the table of algorithms."""
-
-
-class Published(NamedTuple):
-    """A published figure: its method, shots and inner steps, its value with the 95 % interval, and where it stands."""
-
-    method: str
-    shots: int
-    steps: int
-    value: float
-    interval: float | None
-    source: str
-
-    @property
-    def text(self) -> str:
-        """The value with its interval."""
-        return f"{self.value}" + (f" ± {self.interval}" if self.interval is not None else "")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named experiment.
-
-    Attributes:
-        make: the configuration.
-        summary: one line for `innerloop recipes`.
-        published: figures of the same experiment.
-        deviations: where it departs from the published settings, and why.
-        rows: what algorithms change of the configuration, by name.
-    """
-
-    make: Callable[[], Config | RLConfig]
-    summary: str
-    published: tuple[Published, ...] = ()
-    deviations: str = ""
-    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def sinusoid() -> Config:
@@ -126,49 +89,6 @@ def _miniimagenet(shots: int) -> Config:
     )
 
 
-def _navigation(environment: Literal["Navigation2D", "Navigation2DSparse"] = "Navigation2D") -> RLConfig:
-    return RLConfig(
-        environment=environment,
-        inner=rl.Inner(learning_rate=0.5),
-        outer=rl.Outer(iterations=100, meta_batch=20),
-        evaluation=rl.Evaluation(baseline_iterations=100, pretrained_rate=0.5, random_rate=0.5),
-    )
-
-
-def _robot(
-    environment: Literal["HalfCheetahVelocity", "HalfCheetahDirection", "AntVelocity", "AntDirection"],
-    iterations: int,
-    *,
-    pretrained_rate: float = 0.2,
-    random_rate: float = 1.0,
-    episodes: int = 20,
-    bound: float = 0.01,
-    later_factor: float = 0.5,
-) -> RLConfig:
-    return RLConfig(
-        environment=environment,
-        inner=rl.Inner(learning_rate=0.1),
-        sampling=rl.Sampling(episodes=episodes),
-        outer=rl.Outer(iterations=iterations, meta_batch=40, bound=bound),
-        evaluation=rl.Evaluation(
-            steps=200 * max(episodes, 20),
-            later_factor=later_factor,
-            baseline_iterations=200,
-            pretrained_rate=pretrained_rate,
-            random_rate=random_rate,
-        ),
-    )
-
-
-def _returns(shots: int, where: str, *rows: tuple[str, tuple[float, ...], tuple[float, ...]]) -> tuple[Published, ...]:
-    """Published returns after 0, 1, ... updates, with their intervals over tasks."""
-    return tuple(
-        Published(method, shots, step, value, interval, f"{FINN}, {where} and the returns in its code")
-        for method, values, intervals in rows
-        for step, (value, interval) in enumerate(zip(values, intervals, strict=True))
-    )
-
-
 def _table(shots: int, steps: int, *rows: tuple[str, float, float | None, str]) -> tuple[Published, ...]:
     return tuple(Published(method, shots, steps, value, interval, source) for method, value, interval, source in rows)
 
@@ -185,7 +105,7 @@ def _family(
     return figures if implicit is None else (*figures, Published("iMAML", shots, *implicit, None, IMPLICIT))
 
 
-SINUSOID_ROWS: dict[str, dict[str, Any]] = {
+SINUSOID_ROWS: Mapping[str, Mapping[str, Any]] = {
     "fomaml": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
     "truncated-maml": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
     "maml++": {"inner.learning_rate": 0.001, "inner.steps": 5, "evaluation.steps": 5},
@@ -202,7 +122,7 @@ SINUSOID_ROWS: dict[str, dict[str, Any]] = {
 }
 """What `python -m benchmarks.family search` found best on validation tasks, of what does not diverge later; MAML itself
 is as published."""
-OMNIGLOT_ROWS: dict[str, dict[str, Any]] = {
+OMNIGLOT_ROWS: Mapping[str, Mapping[str, Any]] = {
     "maml++": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 5, "network.scale": True},
     "reptile": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 50},
     "imaml": {
@@ -213,7 +133,7 @@ OMNIGLOT_ROWS: dict[str, dict[str, Any]] = {
         "variant.solver_steps": 5,
     },
 }
-MINIIMAGENET_ROWS: dict[str, dict[str, Any]] = {
+MINIIMAGENET_ROWS: Mapping[str, Mapping[str, Any]] = {
     "maml++": {"inner.learning_rate": 0.1, "evaluation.steps": 5, "network.scale": True},
     "reptile": {"inner.steps": 8, "evaluation.steps": 50},
     "imaml": {"inner.steps": 10, "variant.regularisation": 0.5, "variant.solver_steps": 5},
@@ -240,19 +160,7 @@ MINIIMAGENET_DEVIATIONS = (
     "released code."
 )
 
-RL_DEVIATIONS = (
-    "Exact Hessian-vector products in the trust region instead of finite differences. Baselines are trained on 100 "
-    "episodes of 20 tasks in an iteration, and for fewer iterations than in the paper."
-)
-NAVIGATION_FIGURES = _returns(
-    40, "Figure 4",
-        ("MAML", (-40.41, -11.68, -3.33, -3.23), (4.06, 2.19, 0.56, 0.58)),
-        ("pre-trained", (-40.81, -19.73, -11.72, -8.47), (4.09, 3.03, 1.67, 0.54)),
-        ("random", (-82.66, -57.96, -53.84, -46.81), (2.19, 1.86, 1.64, 1.3)),
-        ("oracle", (-2.29,), (0.14,)),
-)  # fmt: skip
-
-RECIPES: dict[str, Recipe] = {
+RECIPES: Mapping[str, Recipe[Config]] = {
     "demo": Recipe(
         demo,
         "the sinusoid experiment cut to 20,000 meta-steps: half a minute on two cores",
@@ -331,113 +239,26 @@ RECIPES: dict[str, Recipe] = {
         MINIIMAGENET_DEVIATIONS,
         MINIIMAGENET_ROWS,
     ),
-    "rl-navigation-2d": Recipe(
-        _navigation,
-        "reinforcement: a point finds a goal that it does not see",
-        NAVIGATION_FIGURES,
-        f"20 tasks in an iteration, as when the published figures were made; 40 in the last script. {RL_DEVIATIONS}",
-    ),
-    "rl-navigation-2d-sparse": Recipe(
-        lambda: _navigation("Navigation2DSparse"), "the same, with rewards near the goal alone; not in the paper"
-    ),
-    "rl-cheetah-velocity": Recipe(
-        lambda: _robot("HalfCheetahVelocity", 475, episodes=10, pretrained_rate=0.02, random_rate=0.1),
-        "reinforcement: HalfCheetah runs at a velocity that it is not told",
-        _returns(
-            20,
-            "Figure 5",
-            ("MAML", (-129.53, -78.57, -66.62, -60.78), (16.75, 9.98, 9.05, 8.73)),
-            ("pre-trained", (-158.0, -135.39, -128.47, -133.61), (17.57, 15.24, 14.15, 16.65)),
-            ("random", (-254.83, -254.33, -246.79, -230.83), (36.17, 35.09, 35.81, 34.6)),
-            ("oracle", (-54.47,), (7.02,)),
-        ),
-        f"10 episodes of each task, as in the checkpoint that was published; the paper says 20. {RL_DEVIATIONS}",
-    ),
-    "rl-cheetah-direction": Recipe(
-        lambda: _robot("HalfCheetahDirection", 100, bound=0.02),
-        "reinforcement: HalfCheetah runs forwards or backwards, and is not told which",
-        _returns(
-            20,
-            "Table 5",
-            ("MAML", (-50.69, 293.19, 313.48, 315.65), (5.82, 17.23, 15.97, 14.02)),
-            ("pre-trained", (-43.03, -24.75, -12.85, 19.57), (11.76, 9.43, 8.66, 11.36)),
-            ("random", (-35.73, 21.83, 62.32, 86.18), (1.28, 2.94, 5.1, 9.85)),
-            ("oracle", (442.69,), (8.48,)),
-        ),
-        RL_DEVIATIONS,
-    ),
-    "rl-ant-velocity": Recipe(
-        lambda: _robot("AntVelocity", 375),
-        "reinforcement: Ant runs at a velocity that it is not told",
-        _returns(
-            20,
-            "Figure 5",
-            ("MAML", (30.58, 96.74, 100.06, 101.41), (30.41, 21.0, 21.73, 21.31)),
-            ("pre-trained", (-1.83, 6.11, 8.47, 9.47), (34.63, 34.79, 34.89, 36.98)),
-            ("random", (-78.64, -62.81, -48.55, -35.56), (34.83, 35.16, 34.52, 30.27)),
-            ("oracle", (107.89,), (20.22,)),
-        ),
-        RL_DEVIATIONS,
-    ),
-    "rl-ant-direction": Recipe(
-        lambda: _robot("AntDirection", 575, episodes=40, later_factor=0.01),
-        "reinforcement: Ant runs forwards or backwards, and is not told which",
-        _returns(
-            40,
-            "Figure 5",
-            ("MAML", (8.66, 499.15, 500.68, 499.11), (14.4, 32.51, 31.94, 32.94)),
-            ("pre-trained", (3.16, 1.27, 6.51, 6.86), (15.4, 13.7, 13.94, 11.84)),
-            ("random", (3.11, 9.25, 15.96, 26.11), (4.12, 4.42, 3.54, 0.11)),
-            ("oracle", (524.8,), (12.55,)),
-        ),
-        RL_DEVIATIONS,
-    ),
 }
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        InnerloopError: if there is none; the message names the nearest.
-    """
-    if name not in RECIPES:
-        raise InnerloopError(f"There is no recipe {name!r}; {nearest(name, RECIPES)}")
-    return RECIPES[name]
-
-
-def config(name: str, algorithm: str | None = None) -> Config | RLConfig:
+def configure(name: str, algorithm: str | None = None) -> Config:
     """The configuration of the recipe of that name, with the settings that suit an algorithm.
 
     Args:
         name: the recipe.
         algorithm: a row of the table, perhaps with pieces of MAML++; else the recipe's own.
     """
-    chosen = recipe(name)
+    chosen = RECIPES[name]
     made = replace(chosen.make(), recipe=name)
-    if algorithm is None or not isinstance(made, Config):
+    if algorithm is None:
         return made
     changes = chosen.rows.get(algorithm, chosen.rows.get(algorithm.split("+")[0], {}))
     return changed(replace(made, algorithm=algorithm), changes)
-
-
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The configuration with other values of some fields, such as `{"inner.steps": 5}`."""
-    for name, value in changes.items():
-        part, leaf = name.split(".")
-        config = replace(config, **{part: replace(getattr(config, part), **{leaf: value})})
-    return config
 
 
 def published_beside(name: str, algorithm: str) -> tuple[Published, ...]:
     """The published figures to show beside a run's: those of its method, of MAML, and of the baselines."""
     figures = RECIPES[name].published if name in RECIPES else ()
     others = {method for row, method in METHODS.items() if row not in ("maml", "fomaml", algorithm)}
-    return tuple(each for each in figures if each.method not in others)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """What to say of a name that is not among `names`: the nearest one, or all of them."""
-    candidates = list(names)
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(candidates)}."
+    return tuple(figure for figure in figures if figure.method not in others)

@@ -1,185 +1,99 @@
-"""One sitting of the program with a run: set the machine up, train, evaluate, report."""
+"""One sitting with a run on episodes."""
 
-import os
-import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from innerloop.errors import InnerloopError
-from innerloop.runs import rundir as runs
-from innerloop.runs import store
+from innerloop.core.outer import MetaState
+from innerloop.runs import codec, machine
 from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, Section, Table
+from innerloop.runs.workload import StepInfo
+from innerloop.workloads.episodes import memory, predict, report, scoring, training, tune
+from innerloop.workloads.episodes.build import Experiment, assemble, build
 from innerloop.workloads.episodes.config import Config, Evaluation
 
 
-def run_to_the_end(config: Config, *, report: bool = True) -> int:
-    """Train, evaluate and report, from wherever the run stands.
+class EpisodesSession:
+    """One sitting with a run on episodes.
 
     Args:
-        config: the experiment.
-        report: whether to print its table and write its report.
-
-    Returns:
-        0, or 130 if it was interrupted.
+        experiment: what is trained.
+        progress: what is said meanwhile.
+        candidates: the ways to compute a meta-step among which one was chosen.
     """
-    progress = Progress()
-    path = runs.directory_of(config)
-    with runs.locked(path):
-        stored = runs.stored(path)
-        from innerloop.workloads.episodes import memory as plan
-        from innerloop.workloads.episodes import training, tune
-        from innerloop.workloads.episodes.build import build
 
-        begun = stored if stored and stored.begun else None
-        if begun:
-            runs.require_same(begun, config)
-            config = replace(config, layout=begun.config.layout)
-        set_up(config.layout.shards, config.network.precision)
-        progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
+    unit = "meta-step"
+
+    def __init__(self, experiment: Experiment, progress: Progress, candidates: Sequence[tune.Candidate] = ()):
+        self.experiment, self.progress, self._candidates = experiment, progress, candidates
+        self.config = experiment.config
+        self.settings = codec.training_settings(self.config) | experiment.data.settings()
+        self.tasks_per_step = self.config.outer.meta_batch
+        self.rates = {
+            "--inner.learning-rate": self.config.inner.learning_rate,
+            "--outer.learning-rate": self.config.outer.learning_rate,
+        }
+        self.costs: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, config: Config, progress: Progress, *, resolve: bool) -> "EpisodesSession":
+        """Load the data, and choose how a meta-step is computed where that is left open."""
+        machine.set_up(config.layout.shards, config.network.precision)
         experiment = build(config, progress.say)
         experiment.require_tasks()
-        if not begun:
-            experiment = tune.tuned(experiment, progress.say)
+        candidates = []
+        if resolve:
+            candidates = tune.measured(experiment, progress.say)
+            experiment = assemble(replace(config, layout=tune.best(candidates)), experiment.data)
             if config.network.kind != "mlp" and not experiment.config.layout.chunk:
-                experiment = plan.fitted(experiment, training.initial_state(experiment), progress.say)
-            config = experiment.config
-        run = runs.Run(path, config) if begun else runs.create(path, config)
-        progress.say(describe(config))
-        progress.say(f"computed: {tune.in_words(config.layout)}")
-        for remark in experiment.remarks():
-            progress.say(f"note: {remark}")
-        try:
-            state = training.train(run, experiment, progress)
-        except training.InterruptedTraining:
-            progress.say(f"stopped and saved; continue with: innerloop resume {path}")
-            return 130
-        finish(run, experiment, state, progress, again=False, report=report)
-    return 0
+                experiment = memory.fitted(experiment, training.initial_state(experiment), progress.say)
+        return cls(experiment, progress, candidates)
 
+    def describe(self) -> list[str]:
+        config = self.config
+        steps = f"{config.inner.steps} inner {'step' if config.inner.steps == 1 else 'steps'}"
+        return [
+            f"{config.outer.iterations:,} meta-steps of {config.outer.meta_batch} tasks, {steps} of "
+            f"{config.inner.learning_rate:g}",
+            f"computed: {tune.in_words(config.layout)}",
+            *(f"note: {remark}" for remark in self.experiment.remarks()),
+        ]
 
-def dry_run(config: Config) -> None:
-    """Say what a run would be and need, and write nothing."""
-    progress = Progress()
-    set_up(config.layout.shards, config.network.precision)
-    from innerloop.workloads.episodes import memory as plan
-    from innerloop.workloads.episodes import training, tune
-    from innerloop.workloads.episodes.build import assemble, build
+    def plan(self) -> list[str]:
+        return [
+            tune.describe(self._candidates),
+            memory.describe(self.experiment, training.initial_state(self.experiment)),
+        ]
 
-    experiment = build(config, progress.say)
-    experiment.require_tasks()
-    progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · no run is made")
-    progress.say(describe(config))
-    ways = tune.measured(experiment, progress.say)
-    progress.say(tune.describe(ways))
-    experiment = assemble(replace(config, layout=tune.best(ways)), experiment.data)
-    progress.say(plan.describe(experiment, training.initial_state(experiment)))
+    def init(self) -> MetaState:
+        return training.initial_state(self.experiment)
 
+    def step_of(self, state: MetaState) -> int:
+        return int(state.step)
 
-def score_and_report(path: Path, config: Config, *, again: bool) -> None:
-    """Evaluate a trained run (again, or if it was not yet) and write its report."""
-    progress = Progress()
-    with runs.locked(path):
-        run = replace(runs.existing(path), config=config)
-        set_up(config.layout.shards, config.network.precision)
-        from innerloop.workloads.episodes import training
-        from innerloop.workloads.episodes.build import build
+    def learned(self, state: MetaState) -> Any:
+        return state.meta
 
-        experiment = build(config, progress.say)
-        state = training.trained_state(run, experiment, progress)
-        finish(run, experiment, state, progress, again=again)
+    def steps(self, state: MetaState) -> Iterator[StepInfo]:
+        return training.train(self.experiment, state, self.progress, self.costs)
 
+    def evaluate(self, state: MetaState) -> Result:
+        return scoring.score(self.experiment, state.meta, self.progress)
 
-def finish(run: runs.Run, experiment: Any, state: Any, progress: Progress, *, again: bool, report: bool = True) -> None:
-    """Evaluate (again, or if it was not yet), and, if wanted, print the table and write the report."""
-    from innerloop.workloads.episodes import report as reports
-    from innerloop.workloads.episodes import scoring
+    def tables(self, result: Mapping[str, Any]) -> list[Table]:
+        return report.tables(result, self.config)
 
-    step = int(state.step)
-    result = None if again else run.result()
-    if result is None or result["meta_steps"] != step:
-        result = scoring.score(run, experiment, state.meta, step, progress)
-    if not report:
-        return
-    measured = replace(experiment.config, evaluation=Evaluation.from_json(result["settings"]))
-    experiment = replace(experiment, config=measured)
-    printed_and_reported(run, result, progress, lambda: reports.write(run, experiment, state.meta, result))
+    def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+        return training.remarks(records, self.config)
 
+    def sections(
+        self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+    ) -> list[Section]:
+        evaluation = codec.decoded(Evaluation, result["settings"])
+        measured = replace(self.experiment, config=replace(self.config, evaluation=evaluation))
+        return report.sections(measured, state.meta, result, records)
 
-def printed_and_reported(run: runs.Run, result: dict[str, Any], progress: Progress, write: Callable[[], None]) -> None:
-    """Print the table of an evaluation and write the report, if what draws it is installed."""
-    from innerloop.workloads.episodes import scoring
-
-    progress.say(scoring.as_text(result))
-    reported(run, progress, write)
-
-
-def reported(run: runs.Run, progress: Progress, write: Callable[[], None]) -> None:
-    """Write the report, if what draws it is installed."""
-    try:
-        with progress.timed("writing the report"):
-            write()
-    except InnerloopError as error:
-        if "matplotlib" not in str(error):
-            raise
-        progress.say(f"no report: {error}")
-        return
-    progress.say(f"report: {run.report.resolve()}")
-
-
-def set_up(shards: int = 0, precision: str = "float32") -> None:
-    """Prepare JAX: one CPU device for each shard, and compiled programs kept between sessions.
-
-    Must come before JAX computes anything.
-
-    Args:
-        shards: devices that tasks are spread over; 0 for as many as there are cores.
-        precision: in which the network computes.
-
-    Raises:
-        InnerloopError: if the device does not compute in that.
-    """
-    import jax
-
-    devices = shards or runs.cores()
-    if jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_num_cpu_devices", devices)
-    if precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    require_precision(precision)
-    cache = store.cache_dir() / "xla"
-    with suppress(OSError):  # JAX says so if it cannot write there, and goes on
-        cache.mkdir(exist_ok=True, mode=0o700)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # fifty small programs make a sitting
-    warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-
-
-def require_precision(precision: str) -> None:
-    """Refuse a floating-point type that the device does not compute in.
-
-    Raises:
-        InnerloopError: naming both.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    try:
-        number = jnp.ones((2, 2), precision)
-        jax.block_until_ready(number @ number)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise InnerloopError(
-            f"--network.precision is {precision}, which {jax.devices()[0].device_kind} does not compute in; choose "
-            "float32."
-        ) from error
-
-
-def describe(config: Config) -> str:
-    """What is about to happen, in a line."""
-    return (
-        f"{config.outer.iterations:,} meta-steps of {config.outer.meta_batch} tasks, {config.inner.steps} inner "
-        f"{'step' if config.inner.steps == 1 else 'steps'} of {config.inner.learning_rate:g}"
-    )
+    def export(self, state: MetaState, folder: Path, result: Mapping[str, Any] | None) -> None:
+        predict.export(self.experiment, state.meta, folder, result)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ from innerloop import __version__
 from innerloop.core import algorithms
 from innerloop.core.adjoints import Annealed, Implicit, Mixed, Truncated
 from innerloop.errors import InnerloopError
-from innerloop.runs import store
-from innerloop.runs.rundir import cores, write_text
-from innerloop.workloads.episodes import memory as plan
-from innerloop.workloads.episodes import training
+from innerloop.files import write_text
+from innerloop.runs import codec, store
+from innerloop.runs.fields import Layout
+from innerloop.runs.machine import cores, device_memory
+from innerloop.workloads.episodes import memory, training
 from innerloop.workloads.episodes.build import Experiment, assemble
-from innerloop.workloads.episodes.config import Config, Layout, leaves
+from innerloop.workloads.episodes.config import Config
 
 UNROLLED = {"mlp": 10, "convnet": 5, "resnet12": 1}
 """The largest number of inner steps that are unrolled, lest compiling takes long."""
@@ -39,12 +40,7 @@ class Candidate(NamedTuple):
     seconds: float
 
 
-def tuned(experiment: Experiment, say: Callable[[str], None]) -> Experiment:
-    """The experiment with all that its layout left open chosen."""
-    return assemble(replace(experiment.config, layout=best(measured(experiment, say))), experiment.data)
-
-
-def best(ways: list[Candidate]) -> Layout:
+def best(ways: Sequence[Candidate]) -> Layout:
     """The fastest way, or the first one if none is clearly faster."""
     fastest = min(ways, key=lambda way: way.seconds)
     return fastest.layout if fastest.seconds < WORTHWHILE * ways[0].seconds else ways[0].layout
@@ -119,8 +115,8 @@ def seconds_of(experiment: Experiment) -> float:
     layout = experiment.layout
     tasks = layout.replicate(experiment.training_tasks())
     state = layout.replicate(training.initial_state(experiment))
-    steps = plan.compiled_steps(experiment, state, tasks)
-    if plan.memory_of(steps).total > plan.USABLE * plan.device_bytes():
+    steps = memory.compiled_steps(experiment, state, tasks)
+    if memory.memory_of(steps).total > memory.USABLE * device_memory():
         return float("inf")
 
     _, state = clock(steps, state, tasks, 1)
@@ -139,7 +135,7 @@ def clock(steps: Any, state: Any, tasks: Any, count: int) -> tuple[float, Any]:
     return (time.perf_counter() - start) / count, state
 
 
-def describe(ways: list[Candidate]) -> str:
+def describe(ways: Sequence[Candidate]) -> str:
     """The ways with their times as lines of 80 columns, the chosen one marked."""
     if len(ways) == 1:
         return f"computed: {in_words(ways[0].layout)} (as asked for)"
@@ -164,7 +160,7 @@ def in_words(layout: Layout) -> str:
 def _fingerprint(config: Config, layouts: list[Layout]) -> str:
     """What a measurement depends on, in a word."""
     concerned = ("tasks", "network", "inner", "outer", "algorithm", "variant")
-    settings = {name: value for name, value in leaves(config) if name.split(".")[0] in concerned}
+    settings = {name: value for name, value in codec.leaves(config) if name.split(".")[0] in concerned}
     machine = [__version__, jax.__version__, jax.devices()[0].device_kind, jax.device_count(), cores()]
     text = json.dumps([machine, settings, [asdict(layout) for layout in layouts]], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -13,9 +13,9 @@ from innerloop.core import algorithms
 from innerloop.core.layout import Layout
 from innerloop.rl.returns import Baseline
 from innerloop.rl.types import HostEnv, JaxEnv
+from innerloop.runs.adjoint import as_laid_out
 from innerloop.types import InnerRule
-from innerloop.workloads.episodes.build import computed_as
-from innerloop.workloads.reinforcement.config import RLConfig
+from innerloop.workloads.reinforcement.config import Config
 
 
 class Clocked:
@@ -49,7 +49,7 @@ class Clocked:
 
 
 @dataclass(frozen=True)
-class RLExperiment:
+class Experiment:
     """Everything that training and evaluation need.
 
     Attributes:
@@ -63,7 +63,7 @@ class RLExperiment:
         layout: how tasks are laid out in the outer update.
     """
 
-    config: RLConfig
+    config: Config
     env: JaxEnv | HostEnv
     policy: rl.StochasticPolicy
     algorithm: algorithms.Algorithm
@@ -101,7 +101,7 @@ class RLExperiment:
         )
 
 
-def build(config: RLConfig) -> RLExperiment:
+def build(config: Config) -> Experiment:
     """Everything that the configuration stands for.
 
     Raises:
@@ -115,11 +115,12 @@ def build(config: RLConfig) -> RLExperiment:
     together = 1 if jax.default_backend() == "cpu" else None
     layout = Layout(config.layout.shards or several, config.layout.chunk or together)
     layout.require(config.outer.meta_batch)
-    return RLExperiment(
+    adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
+    return Experiment(
         config=config,
         env=env,
         policy=rl.policies.for_environment(env, hidden=config.policy.widths),
-        algorithm=row._replace(adjoint=computed_as(row.adjoint, config)),
+        algorithm=row._replace(adjoint=adjoint),
         rule=row.rule(config.inner.learning_rate, config.inner.steps),
         outer=outer_update(config),
         judge=judge(config, env),
@@ -127,7 +128,7 @@ def build(config: RLConfig) -> RLExperiment:
     )
 
 
-def environment(config: RLConfig, copies: int, *, oracle: bool = False) -> JaxEnv | HostEnv:
+def environment(config: Config, copies: int, *, oracle: bool = False) -> JaxEnv | HostEnv:
     """The configured environment, on the host in that many copies."""
     env = rl.envs.make(config.environment, oracle=oracle)
     if not isinstance(env, HostEnv):
@@ -135,7 +136,7 @@ def environment(config: RLConfig, copies: int, *, oracle: bool = False) -> JaxEn
     return Clocked(rl.envs.make(config.environment, oracle=oracle, num_envs=copies))  # pyright: ignore
 
 
-def judge(config: RLConfig, env: JaxEnv | HostEnv) -> Any:
+def judge(config: Config, env: JaxEnv | HostEnv) -> Any:
     """How rollouts in that environment become experience."""
     chosen = config.advantages
     baselines: dict[str, Baseline] = {
@@ -150,7 +151,7 @@ def judge(config: RLConfig, env: JaxEnv | HostEnv) -> Any:
     )
 
 
-def outer_update(config: RLConfig) -> rl.OuterUpdate:
+def outer_update(config: Config) -> rl.OuterUpdate:
     """The configured outer update."""
     outer = config.outer
     if outer.update == "trust-region":

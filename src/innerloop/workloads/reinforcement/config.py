@@ -1,14 +1,13 @@
 """The configuration of an experiment in meta-reinforcement learning. Nothing here imports JAX."""
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
 from innerloop.errors import InnerloopError
-from innerloop.workloads.episodes.config import LARGEST, Layout, Log, flag, leaves, parsed, readable
+from innerloop.runs.codec import Count, NotNegative, Positive, Share, Whole, flag, require_bounds
+from innerloop.runs.fields import Layout, Log
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,9 @@ class Policy:
 class Inner:
     """The inner loop: policy gradients on each task's own episodes, which are collected anew after every update."""
 
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """step size"""
-    steps: int = 1
+    steps: Count = 1
     """updates in training"""
     estimator: Literal["log-likelihood", "lvc", "dice", "loaded-dice", "e-maml"] = "log-likelihood"
     """what the meta-gradient knows of how the policy shapes its own data"""
@@ -35,7 +34,7 @@ class Inner:
 class Sampling:
     """What is collected of each task, before adaptation and after every update."""
 
-    episodes: int = 20
+    episodes: Count = 20
     """whole episodes of full length, or more if they end early"""
     rule: Literal["steps", "episodes"] = "steps"
     """whether to collect until episodes x horizon steps are reached, or just that number of episodes"""
@@ -47,9 +46,9 @@ class Advantages:
 
     baseline: Literal["linear", "network", "none"] = "linear"
     """ridge regression on polynomials of observation and time, a value network, or nothing"""
-    discount: float = 0.99
+    discount: Share = 0.99
     """of future rewards, gamma"""
-    trace: float = 1.0
+    trace: Share = 1.0
     """lambda of generalised advantage estimation"""
     bootstrap: bool = False
     """whether an episode that the horizon broke off would have earned its baseline afterwards, rather than nothing"""
@@ -59,23 +58,23 @@ class Advantages:
 class Outer:
     """The outer loop."""
 
-    iterations: int = 100
+    iterations: Count = 100
     """meta-iterations"""
-    meta_batch: int = 40
+    meta_batch: Count = 40
     """tasks in an iteration"""
     update: Literal["trust-region", "ppo", "policy-gradient"] = "trust-region"
     """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
-    bound: float = 0.01
+    bound: Positive = 0.01
     """trust-region: the largest mean divergence of an update, in nats"""
-    cg_iterations: int = 10
+    cg_iterations: Count = 10
     """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
-    damping: float = 1e-5
+    damping: NotNegative = 1e-5
     """trust-region: added to the diagonal of the curvature"""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """ppo, policy-gradient: step size of Adam"""
-    epochs: int = 5
+    epochs: Count = 5
     """ppo: steps on the same experience"""
-    clip: float = 0.3
+    clip: Positive = 0.3
     """ppo: how far the ratio of likelihoods may be from 1"""
 
 
@@ -83,26 +82,26 @@ class Outer:
 class Evaluation:
     """What is measured when training ends, on the 40 test tasks of the paper."""
 
-    updates: int = 3
+    updates: Whole = 3
     """inner updates at test"""
-    steps: int = 4000
+    steps: Count = 4000
     """steps that are collected of a task, before adaptation and after each update"""
-    later_factor: float = 0.5
+    later_factor: NotNegative = 0.5
     """all updates after the first are multiplied by this"""
-    seed: int = 1
+    seed: Whole = 1
     """of the episodes"""
     baselines: bool = True
     """whether to compare with a random policy, pre-training on all tasks, and a policy that observes the task"""
-    baseline_iterations: int = 100
+    baseline_iterations: Count = 100
     """training iterations of the latter two, each on 100 episodes"""
-    pretrained_rate: float = 0.5
+    pretrained_rate: Positive = 0.5
     """step size with which the pre-trained policy is adapted"""
-    random_rate: float = 0.5
+    random_rate: Positive = 0.5
     """step size with which the random policy is adapted"""
 
 
 @dataclass(frozen=True)
-class RLConfig:
+class Config:
     """An experiment in meta-reinforcement learning."""
 
     environment: Literal[
@@ -125,7 +124,7 @@ class RLConfig:
     """the name of the recipe that it came from"""
     algorithm: Literal["maml", "fomaml", "truncated-maml", "meta-sgd", "joint"] = "maml"
     """a row of the table of algorithms"""
-    seed: int = 0
+    seed: Whole = 0
     """of the initial parameters, of all training tasks and episodes"""
     layout: Layout = field(default_factory=Layout)
     log: Log = field(default_factory=lambda: Log(every=1))
@@ -136,43 +135,6 @@ class RLConfig:
     """there is no data"""
 
 
-PARTS = {
-    "inner": Inner,
-    "outer": Outer,
-    "evaluation": Evaluation,
-    "sampling": Sampling,
-    "policy": Policy,
-    "advantages": Advantages,
-    "layout": Layout,
-    "log": Log,
-}
-AT_LEAST = {
-    "inner.steps": 1,
-    "sampling.episodes": 1,
-    "outer.iterations": 1,
-    "outer.meta_batch": 1,
-    "outer.epochs": 1,
-    "outer.cg_iterations": 1,
-    "outer.damping": 0,
-    "evaluation.updates": 0,
-    "evaluation.steps": 1,
-    "evaluation.baseline_iterations": 1,
-    "evaluation.seed": 0,
-    "layout.shards": 0,
-    "layout.chunk": 0,
-    "seed": 0,
-    "log.every": 1,
-    "log.keep": 1,
-}
-POSITIVE = (
-    "inner.learning_rate",
-    "outer.learning_rate",
-    "outer.bound",
-    "outer.clip",
-    "evaluation.pretrained_rate",
-    "evaluation.random_rate",
-)
-BETWEEN = ("advantages.discount", "advantages.trace")
 WITHOUT_EFFECT = {
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),
@@ -181,62 +143,27 @@ WITHOUT_EFFECT = {
 """The outer updates that each setting belongs to."""
 
 
-def check(config: RLConfig) -> None:
+def check(config: Config) -> None:
     """Refuse what cannot work.
 
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
     """
-    values: dict[str, Any] = dict(leaves(config))
-    for name, value in values.items():
-        if name in AT_LEAST and value < AT_LEAST[name]:
-            raise InnerloopError(f"--{flag(name)} is {value}; it must be at least {AT_LEAST[name]}.")
-        if any(isinstance(each, int) and each > LARGEST for each in _numbers(value)):
-            raise InnerloopError(f"--{flag(name)} is {value}; it must be at most {LARGEST}.")
-        if name in POSITIVE and not 0 < value < float("inf"):
-            raise InnerloopError(f"--{flag(name)} is {value}; it must be a positive number.")
-        if name in BETWEEN and not 0 <= value <= 1:
-            raise InnerloopError(f"--{flag(name)} is {value}; it must be between 0 and 1.")
-    for name in ("evaluation.later_factor", "log.checkpoint_seconds"):
-        if not 0 <= values[name] < float("inf"):
-            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a number of at least 0.")
+    require_bounds(config)
     if not config.policy.widths or min(config.policy.widths) < 1:
         raise InnerloopError(f"--policy.widths is {config.policy.widths}; give at least one width, each at least 1.")
-    _require_effect(config, values)
+    _require_effect(config)
 
 
-def _numbers(value: Any) -> tuple[Any, ...]:
-    """The value, or each of several."""
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _require_effect(config: RLConfig, values: dict[str, Any]) -> None:
+def _require_effect(config: Config) -> None:
     """Refuse settings that would do nothing."""
     for name, updates in WITHOUT_EFFECT.items():
-        if config.outer.update not in updates and values[name] != getattr(Outer(), name.split(".")[1]):
+        setting = name.removeprefix("outer.")
+        if config.outer.update not in updates and vars(config.outer)[setting] != vars(Outer())[setting]:
             raise InnerloopError(
                 f"--{flag(name)} has no effect with --outer.update {config.outer.update}; leave it out, or choose "
                 f"{' or '.join(updates)}."
             )
     for name in ("loop", "convolution"):
-        if getattr(config.layout, name) != "auto":
+        if vars(config.layout)[name] != "auto":
             raise InnerloopError(f"--layout.{name} has no effect in reinforcement learning; leave it out.")
-    if config.log.validate_every:
-        raise InnerloopError("--log.validate-every has no effect in reinforcement learning; leave it out.")
-
-
-def to_json(config: RLConfig) -> str:
-    """The configuration as JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def from_json(text: str) -> RLConfig:
-    """The inverse of `to_json`.
-
-    Raises:
-        InnerloopError: if the text is not a configuration of this version.
-    """
-    with readable():
-        config = parsed(RLConfig, PARTS, json.loads(text))
-    check(config)
-    return config

@@ -17,8 +17,8 @@ from innerloop.types import Meta, Params
 from innerloop.workloads.episodes import figures, report
 from innerloop.workloads.episodes.recipes import RECIPES
 from innerloop.workloads.reinforcement import scoring
-from innerloop.workloads.reinforcement.build import RLExperiment
-from innerloop.workloads.reinforcement.config import RLConfig
+from innerloop.workloads.reinforcement.build import Experiment
+from innerloop.workloads.reinforcement.config import Config
 
 SHOWN_TASKS, SHOWN_EPISODES = 3, 4
 FRAME_STEPS, SPEED = 4, 0.5
@@ -28,7 +28,7 @@ WIDTH, HEIGHT, METRE = 760, 150, 60
 INK, GROUND, PAPER = (27, 31, 36), (170, 178, 186), (255, 255, 255)
 
 
-def write(run: Run, experiment: RLExperiment, meta: Meta, result: dict[str, Any]) -> None:
+def write(run: Run, experiment: Experiment, meta: Meta, result: dict[str, Any]) -> None:
     """Write `report.html`.
 
     Args:
@@ -66,7 +66,7 @@ def write(run: Run, experiment: RLExperiment, meta: Meta, result: dict[str, Any]
     write_text(run.report, report.filled(config, environment, paths, share, recipe, text, markup))
 
 
-def lead(config: RLConfig, result: dict[str, Any], environment: dict[str, Any]) -> str:
+def lead(config: Config, result: dict[str, Any], environment: dict[str, Any]) -> str:
     return (
         f"{config.environment}, inner estimator {config.inner.estimator}, outer update {config.outer.update}. Seed "
         f"{config.seed}, {result['meta_steps']:,} iterations of {config.outer.meta_batch} tasks. innerloop "
@@ -101,7 +101,7 @@ def learning_curve(records: Sequence[dict[str, Any]]) -> str:
     return figures.as_svg(figure)
 
 
-def pictures(experiment: RLExperiment, found: rl.Adaptation) -> tuple[str, str, str]:
+def pictures(experiment: Experiment, found: rl.Adaptation) -> tuple[str, str, str]:
     """The title, the caption and the picture of what the adapted policies do."""
     name = experiment.config.environment
     if not isinstance(experiment.env, HostEnv):
@@ -117,7 +117,7 @@ def pictures(experiment: RLExperiment, found: rl.Adaptation) -> tuple[str, str, 
     return "Before and after adaptation", caption, video(experiment, found)
 
 
-def trajectories(experiment: RLExperiment, found: rl.Adaptation) -> str:
+def trajectories(experiment: Experiment, found: rl.Adaptation) -> str:
     """Paths in the plane, a row of pictures for each of the tasks that differ most in direction."""
     goals = scoring.tasks(experiment.config)
     chosen = _spread(goals)
@@ -148,7 +148,7 @@ def trajectories(experiment: RLExperiment, found: rl.Adaptation) -> str:
     return figures.as_svg(figure)
 
 
-def video(experiment: RLExperiment, found: rl.Adaptation) -> str:
+def video(experiment: Experiment, found: rl.Adaptation) -> str:
     """A moving picture of one robot before and after adaptation, as an `<img>` element.
 
     It is drawn from the capsules that the robot is made of, from the side, so it needs no graphics library of MuJoCo.
@@ -174,7 +174,7 @@ def video(experiment: RLExperiment, found: rl.Adaptation) -> str:
     return f'<img alt="the robot before and after adaptation" src="data:image/gif;base64,{data}">'
 
 
-def frames(experiment: RLExperiment, params: Params, task: np.ndarray) -> Any:
+def frames(experiment: Experiment, params: Params, task: np.ndarray) -> Any:
     """An episode as pictures, `[height, width, 3]` each."""
     from PIL import Image, ImageDraw
 

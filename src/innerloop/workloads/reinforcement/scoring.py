@@ -14,8 +14,8 @@ from innerloop.rl.types import HostEnv
 from innerloop.runs.progress import Progress
 from innerloop.runs.rundir import Run, commit, write_text
 from innerloop.types import InnerRule, Meta
-from innerloop.workloads.reinforcement.build import RLExperiment, environment, judge
-from innerloop.workloads.reinforcement.config import RLConfig
+from innerloop.workloads.reinforcement.build import Experiment, environment, judge
+from innerloop.workloads.reinforcement.config import Config
 
 RANDOM, PRETRAINED, ORACLE = "random", "pre-trained", "oracle"
 """The baselines: never trained; trained on all tasks; trained on all tasks, and observing which one it is in."""
@@ -24,7 +24,7 @@ BASELINE_TASKS, BASELINE_EPISODES = 20, 5
 """What a baseline collects in an iteration: 100 episodes, as in the paper, and as many tasks as that takes."""
 
 
-def score(run: Run, experiment: RLExperiment, meta: Meta, step: int, progress: Progress) -> dict[str, Any]:
+def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Progress) -> dict[str, Any]:
     """Evaluate a trained run and write `evaluation.json`.
 
     Args:
@@ -73,13 +73,13 @@ def score(run: Run, experiment: RLExperiment, meta: Meta, step: int, progress: P
     return result
 
 
-def tasks(config: RLConfig) -> np.ndarray:
+def tasks(config: Config) -> np.ndarray:
     """The test tasks."""
     return rl.envs.reference_tasks(config.environment)
 
 
 def walk(
-    experiment: RLExperiment, meta: Meta, rule: InnerRule | None = None, updates: int | None = None
+    experiment: Experiment, meta: Meta, rule: InnerRule | None = None, updates: int | None = None
 ) -> rl.Adaptation:
     """Adapt to the test tasks.
 
@@ -111,7 +111,7 @@ def walk(
     )
 
 
-def baseline(experiment: RLExperiment, *, oracle: bool) -> tuple[RLExperiment, Any]:
+def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
     """One policy for all tasks, by the same trust region without inner updates.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from innerloop.tabular.rows import Rows, split, usable
 from innerloop.text import listed
-from innerloop.workloads.tabular.config import OwnConfig
+from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.loading import load
 
 SUSPICIOUS = 0.98
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     wrong: bool = False
 
 
-def examine(config: OwnConfig, say: Callable[[str], None]) -> int:
+def examine(config: Config, say: Callable[[str], None]) -> int:
     """Report on the data of a configuration.
 
     Returns:
@@ -43,7 +43,7 @@ def examine(config: OwnConfig, say: Callable[[str], None]) -> int:
     return int(bool(number))
 
 
-def findings_of(config: OwnConfig, rows: Rows) -> list[Finding]:
+def findings_of(config: Config, rows: Rows) -> list[Finding]:
     """All that is to be said of the rows."""
     if rows.image:
         return [*_sizes(rows), *_twice(config, rows)]
@@ -167,7 +167,7 @@ def roc_area(positive: np.ndarray, values: np.ndarray) -> float:
     return float((ranks[positive].sum() - number * (number + 1) / 2) / (number * (len(values) - number)))
 
 
-def _twice(config: OwnConfig, rows: Rows) -> list[Finding]:
+def _twice(config: Config, rows: Rows) -> list[Finding]:
     """Equal rows in several tasks, and in training tasks as well as in those held out."""
     number = min(len(rows.target), ROWS_LOOKED_AT)
     owners: dict[bytes, set[int]] = {}

@@ -1,34 +1,31 @@
 """The configuration of training on one's own tasks. What is left open is chosen from the data, with reasons."""
 
-import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from innerloop.errors import InnerloopError
-from innerloop.workloads.episodes.config import flag, leaves, parsed, readable
-
-LARGEST = 2**31 - 1
+from innerloop.runs.codec import LARGEST, BelowOne, Bounds, Count, NotNegative, Positive, Whole, require_bounds
+from innerloop.runs.fields import Saving
 
 
 @dataclass(frozen=True)
 class Learner:
     """The learner. Zero, `auto` and empty are chosen from the data."""
 
-    widths: tuple[int, ...] = ()
+    widths: tuple[Count, ...] = ()
     """layers of the trunk, which all tasks share; for images the filters of each block"""
     start: Literal["auto", "prototypes", "ridge", "zero"] = "auto"
     """how a task's head begins, from its support set"""
-    steps: int = -1
+    steps: Annotated[int, Bounds(-1, LARGEST)] = -1
     """inner steps; -1 chooses"""
-    learning_rate: float = 0.3
+    learning_rate: Positive = 0.3
     """size of an inner step at the beginning of training, which learns it"""
-    dropout: float = 0.1
+    dropout: BelowOne = 0.1
     """share of the trunk's activations that training drops"""
-    dropout_inputs: float = 0.0
+    dropout_inputs: BelowOne = 0.0
     """share of the features that training drops"""
 
 
@@ -36,13 +33,13 @@ class Learner:
 class Training:
     """Meta-training."""
 
-    iterations: int = 0
+    iterations: Whole = 0
     """meta-steps at most; training stops earlier when held-out tasks no longer gain; 0 chooses"""
-    meta_batch: int = 16
+    meta_batch: Count = 16
     """tasks in a meta-step"""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """peak of the outer step size"""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """of matrices"""
 
 
@@ -50,16 +47,16 @@ class Training:
 class Evaluation:
     """What is measured on test tasks when training ends."""
 
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[Count, ...] = ()
     """sizes of support sets (for images: shots); empty chooses"""
-    draws: int = 5
+    draws: Count = 5
     """support sets drawn from each task"""
     baselines: bool = True
     """whether to fit scikit-learn's random forest, nearest neighbours and linear model on the same support sets"""
 
 
 @dataclass(frozen=True)
-class OwnConfig:
+class Config:
     """Training on one's own tasks."""
 
     data: tyro.conf.Suppress[str] = ""
@@ -74,9 +71,9 @@ class OwnConfig:
     """what is predicted"""
     split_column: str = ""
     """the column that says train, valid or test, the same in all rows of a task; empty draws by --seed"""
-    supports: tuple[int, ...] = ()
+    supports: tuple[Count, ...] = ()
     """sizes of support sets in training (for images: shots); empty chooses"""
-    ways: int = 5
+    ways: Annotated[int, Bounds(2, LARGEST)] = 5
     """images: classes in a task drawn from many"""
     preset: Literal["fast", "balanced", "best"] = "balanced"
     """how much to spend: network and meta-steps"""
@@ -87,8 +84,9 @@ class OwnConfig:
     learner: Learner = field(default_factory=Learner)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
-    seed: int = 0
+    seed: Whole = 0
     """of the split, the initial parameters and the training tasks"""
+    log: Saving = field(default_factory=Saving)
     run_dir: str | None = None
     """the run directory; else runs/NAME-seedN"""
 
@@ -150,53 +148,11 @@ def seconds(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def check(config: OwnConfig) -> None:
+def check(config: Config) -> None:
     """Refuse what cannot work, before any data is read.
 
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
     """
-    at_least = {
-        "ways": 2,
-        "learner.steps": -1,
-        "training.iterations": 0,
-        "training.meta_batch": 1,
-        "evaluation.draws": 1,
-        "seed": 0,
-    }
-    values = dict(leaves(config))
-    for name, smallest in at_least.items():
-        if not smallest <= values[name] <= LARGEST:
-            bound = f"at least {smallest}" if values[name] < smallest else f"at most {LARGEST}"
-            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be {bound}.")
-    for name in ("supports", "evaluation.sizes", "learner.widths"):
-        if any(not 1 <= each <= LARGEST for each in values[name]):
-            raise InnerloopError(f"--{flag(name)} is {values[name]}; each number must be at least 1.")
-    for name in ("learner.learning_rate", "training.learning_rate"):
-        if not 0 < values[name] < float("inf"):
-            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a positive number.")
-    for name in ("learner.dropout", "learner.dropout_inputs"):
-        if not 0 <= values[name] < 1:
-            raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be at least 0 and below 1.")
-    if not 0 <= config.training.weight_decay < float("inf"):
-        raise InnerloopError(f"--training.weight-decay is {config.training.weight_decay}; it must be at least 0.")
+    require_bounds(config)
     _ = config.seconds
-
-
-def to_json(config: OwnConfig) -> str:
-    """The configuration as JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def from_json(text: str) -> OwnConfig:
-    """The inverse of `to_json`.
-
-    Raises:
-        InnerloopError: if the text is not a configuration of this version.
-    """
-    with readable():
-        values = json.loads(text)
-        values["supports"] = tuple(values["supports"])
-        config = parsed(OwnConfig, {"learner": Learner, "training": Training, "evaluation": Evaluation}, values)
-    check(config)
-    return config

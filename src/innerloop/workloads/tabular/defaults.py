@@ -1,10 +1,10 @@
 """What a configuration asks of a learner, in the library's terms."""
 
 from innerloop.tabular.plan import Choices
-from innerloop.workloads.tabular.config import OwnConfig
+from innerloop.workloads.tabular.config import Config
 
 
-def choices_of(config: OwnConfig) -> Choices:
+def choices_of(config: Config) -> Choices:
     """What the user chose; what is open stays open, for `innerloop.tabular.plan` to choose from the data."""
     learner, training = config.learner, config.training
     return Choices(

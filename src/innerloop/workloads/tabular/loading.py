@@ -12,7 +12,7 @@ from innerloop.tabular.features import LARGEST_CATEGORIES
 from innerloop.tabular.rows import Rows, part_named
 from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
-from innerloop.workloads.tabular.config import OwnConfig
+from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.tables import Column, Table, memory_budget, read
 
 
@@ -23,7 +23,7 @@ class Loaded(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def load(config: OwnConfig) -> Loaded:
+def load(config: Config) -> Loaded:
     """Read the data of a configuration.
 
     Raises:
@@ -97,7 +97,7 @@ def chosen_features(table: Table, asked: Sequence[str], special: Sequence[str]) 
     return kept, reasons + ([f"left out: {listed(left_out, 8)}"] if left_out else [])
 
 
-def _target(table: Table, config: OwnConfig) -> tuple[np.ndarray, bool]:
+def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:
     """The target of each row: numbers, or texts with `None` where one is missing."""
     column = table.columns[config.target]
     if column.kind in ("list", "other"):
@@ -115,7 +115,7 @@ def _target(table: Table, config: OwnConfig) -> tuple[np.ndarray, bool]:
     return np.array([label_text(each) for each in values], object), False
 
 
-def _kind(config: OwnConfig, target: np.ndarray) -> tuple[Kind, str]:
+def _kind(config: Config, target: np.ndarray) -> tuple[Kind, str]:
     if config.kind != "auto":
         return config.kind, f"{config.kind}: as --kind says"
     return infer_kind(target, config.target)
@@ -131,7 +131,7 @@ def _tasks(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
     return np.concatenate([np.array(each, np.int64) for each in parts]), list(index)
 
 
-def _parts(table: Table, config: OwnConfig, tasks: np.ndarray, names: list[str], known: np.ndarray) -> list[str]:
+def _parts(table: Table, config: Config, tasks: np.ndarray, names: list[str], known: np.ndarray) -> list[str]:
     """The part of the data of each task, or nothing if no column tells."""
     if not config.split_column:
         return []

@@ -9,7 +9,7 @@ from innerloop.errors import InnerloopError
 from innerloop.extras import require
 from innerloop.pictures import GREY_MODES, ImageFormat, images_below, opened
 from innerloop.tabular.rows import Rows
-from innerloop.workloads.tabular.config import OwnConfig
+from innerloop.workloads.tabular.config import Config
 
 LARGEST_SIDE = 84
 """Larger images are made smaller, to this side."""
@@ -18,7 +18,7 @@ SMALL_SIDE = 28
 FEATURE = "image"
 
 
-def load(path: Path, config: OwnConfig) -> tuple[Rows, tuple[str, ...]]:
+def load(path: Path, config: Config) -> tuple[Rows, tuple[str, ...]]:
     """The images below a folder as rows, with what was decided and why.
 
     Raises:
