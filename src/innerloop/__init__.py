@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from innerloop.core.metagrad import Objective, last_step, meta_loss, multi_step, reptile
     from innerloop.core.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat
     from innerloop.errors import InnerloopError
+    from innerloop.exported import load
     from innerloop.tabular.estimator import FewShotClassifier, FewShotRegressor, TabularMetaLearner
     from innerloop.types import (
         Adapted,
@@ -50,6 +51,7 @@ _HOMES = {
     "core.metagrad": "Objective last_step meta_loss multi_step reptile",
     "core.outer": "MetaState MetaStep init meta_gradient meta_step repeat",
     "errors": "InnerloopError",
+    "exported": "load",
     "tabular.estimator": "FewShotClassifier FewShotRegressor TabularMetaLearner",
     "types": "Adapted Examples InnerRule Loss Meta MetaLoss PerStep Task TaskDistribution",
 }

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax import lax
 
-from innerloop import models, ops, tasks
+from innerloop import models, tasks
 from innerloop.core import algorithms, losses, rules
 from innerloop.core.adjoints import (
     Adjoint,
@@ -25,7 +24,7 @@ from innerloop.core.layout import Layout
 from innerloop.core.metagrad import multi_step
 from innerloop.core.outer import MetaStep, meta_step
 from innerloop.errors import InnerloopError
-from innerloop.models import Model, Normalisation
+from innerloop.models import Model, NetworkDescription
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.runs.codec import flag
 from innerloop.tasks.images import require_episodes
@@ -312,40 +311,36 @@ def network(config: Config, outputs: int | None = None, more_inputs: int = 0) ->
         outputs: number of outputs, if not that of the tasks.
         more_inputs: number of inputs beside those of the tasks, of a multilayer perceptron.
     """
-    net = config.network
-    normalisation = None if net.normalisation == "none" else Normalisation(net.scale, net.shift)
-    image = IMAGE_SHAPES.get(type(config.tasks))
-    outputs = outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways)
-    convolution = lax.conv_general_dilated if config.layout.convolution == "lax" else ops.conv_general_dilated
-    if net.kind == "mlp":
-        inputs = (int(np.prod(image)) if image else 1) + more_inputs
-        model = models.mlp(inputs, net.widths, outputs, initializer=models.glorot, normalisation=normalisation)
-    elif image is None:
+    return models.from_description(described_network(config, outputs, more_inputs))
+
+
+def described_network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> NetworkDescription:
+    """The configured network as plain values, see `network`.
+
+    Raises:
+        InnerloopError: if the configuration gives none.
+    """
+    net, image = config.network, IMAGE_SHAPES.get(type(config.tasks))
+    if net.kind != "mlp" and image is None:
         raise InnerloopError(f"--network.kind {net.kind} takes images; for these tasks use mlp.")
-    elif net.kind == "convnet":
-        model = models.convnet(
-            image,
-            outputs,
-            downsample=net.downsample,
-            filters=net.widths[0],
-            blocks=len(net.widths),
-            normalisation=normalisation,
-            convolution=convolution,
+    if net.kind == "resnet12" and net.normalisation == "none":
+        raise InnerloopError(
+            "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
         )
-    else:
-        if normalisation is None:
-            raise InnerloopError(
-                "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
-            )
-        model = models.resnet12(
-            image, outputs, filters=net.widths, normalisation=normalisation, convolution=convolution
-        )
-    if net.precision != "float32":
-        model = models.in_precision(model, net.precision)
-    if net.normalisation == "running":
-        shape = image or (1,)
-        return models.with_running_statistics(model, jax.ShapeDtypeStruct((2, *shape), np.float32))
-    return model
+    return NetworkDescription(
+        kind=net.kind,
+        inputs=image or (1,),
+        outputs=outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways),
+        widths=net.widths,
+        downsample=net.downsample,
+        normalised=net.normalisation != "none",
+        scale=net.scale,
+        shift=net.shift,
+        running=net.normalisation == "running",
+        more_inputs=more_inputs,
+        precision=net.precision,
+        convolution="lax" if config.layout.convolution == "lax" else "patches",
+    )
 
 
 def adapted_leaves(rule: InnerRule, net: Network) -> InnerRule:
