@@ -16,7 +16,7 @@ from innerloop.workloads.episodes.recipes import changed
 )
 def test_learned_step_sizes_change_in_proportion_to_where_they_start(algorithm, rate, share):
     """As Adam's first step is the outer step size in each entry: all else is changed by that."""
-    config = changed(recipes.config("sinusoid", algorithm), {"inner.learning_rate": rate})
+    config = changed(recipes.configure("sinusoid", algorithm), {"inner.learning_rate": rate})
     experiment = build(config, print)
     meta = training.initial_state(experiment).meta
     gradient = jax.tree.map(jnp.ones_like, meta)

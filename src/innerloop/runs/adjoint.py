@@ -31,6 +31,7 @@ def as_laid_out(adjoint: Adjoint, layout: Layout, *, algorithm: str, steps: int)
         return chosen
     if isinstance(adjoint, Implicit):
         raise InnerloopError(
-            f"--layout.loop has no effect with --algorithm {algorithm}, whose inner loop is always scanned; leave it out."
+            f"--layout.loop has no effect with --algorithm {algorithm}, whose inner loop is always scanned; leave it "
+            "out."
         )
     return replace(chosen, unroll=steps if layout.loop == "unrolled" else 0)  # pyright: ignore

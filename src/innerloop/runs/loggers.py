@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Where metrics go beside the run directory's own file: TensorBoard, Weights & Biases, trackio.
 
 A logger is told of a training, and has no say in it: one that fails is named once and dropped.
@@ -120,6 +121,9 @@ class Trackio:
 
 
 LOGGERS: dict[str, Callable[[], Logger]] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
+=======
+"""Temporary."""
+>>>>>>> main
 
 
 class Loggers:

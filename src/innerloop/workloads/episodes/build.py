@@ -1,5 +1,6 @@
 """From a configuration to the values that the library works with. Data flows one way: nothing below sees a `Config`."""
 
+import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -53,6 +54,17 @@ class Data(NamedTuple):
     """What the tasks are drawn from: nothing for sinusoids, labelled images in three parts otherwise."""
 
     parts: dict[Part, Labelled] | None
+
+    def settings(self) -> dict[str, str]:
+        """What tells other images under the same name: a hash of all that training reads."""
+        if not self.parts:
+            return {}
+        digest = hashlib.sha256()
+        for part in sorted(self.parts):
+            for array in self.parts[part]:
+                digest.update(f"{part} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return {"data": digest.hexdigest()[:16]}
 
 
 @dataclass(frozen=True)

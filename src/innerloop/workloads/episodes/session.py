@@ -29,7 +29,7 @@ class EpisodesSession:
     def __init__(self, experiment: Experiment, progress: Progress, candidates: Sequence[tune.Candidate] = ()):
         self.experiment, self.progress, self._candidates = experiment, progress, candidates
         self.config = experiment.config
-        self.settings = codec.training_settings(self.config)
+        self.settings = codec.training_settings(self.config) | experiment.data.settings()
         self.tasks_per_step = self.config.outer.meta_batch
         self.rates = {
             "--inner.learning-rate": self.config.inner.learning_rate,
