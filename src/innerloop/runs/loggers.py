@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Where metrics go beside the run directory's own file: TensorBoard, Weights & Biases, trackio.
 
 A logger is told of a training, and has no say in it: one that fails is named once and dropped.
@@ -121,9 +120,6 @@ class Trackio:
 
 
 LOGGERS: dict[str, Callable[[], Logger]] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
-=======
-"""Temporary."""
->>>>>>> main
 
 
 class Loggers:

@@ -88,8 +88,9 @@ def sections(
         Section(
             "Fast weights",
             f"<figure>{paths}</figure>",
-            "Each line is one test task: its parameters on their way from the initialisation θ to the adapted θ', in "
-            f"the plane of the two principal directions of all paths, which holds {100 * share:.0f} % of their variance.",
+            "Each line is one test task: its parameters on their way from the initialisation θ to the adapted θ', "
+            f"in the plane of the two principal directions of all paths, which holds {100 * share:.0f} % of their "
+            "variance.",
         ),
         Section(
             "Learning",
