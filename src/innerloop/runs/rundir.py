@@ -86,7 +86,7 @@ class Run:
             result = sealed.read(self.path / "evaluation.json")
         except InnerloopError:
             return None
-        return result if {"settings", "meta_steps"} <= result.keys() else None
+        return result if {"settings", "meta_steps", "remarks"} <= result.keys() else None
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores of single test tasks.

@@ -45,11 +45,13 @@ class Comparable(NamedTuple):
         title: which score, such as `1-shot accuracy (%)`; only scores of the same title are compared.
         curves: scores of single test tasks after 0, 1, ... inner steps, `[tasks, steps + 1]`, in the unit of the title.
         lower_is_better: whether a smaller score is a better one.
+        baseline: the baseline whose score it is; empty for that of what was trained.
     """
 
     title: str
     curves: np.ndarray
     lower_is_better: bool
+    baseline: str = ""
 
 
 @runtime_checkable
