@@ -68,15 +68,10 @@ class Description:
         Raises:
             KeyError, TypeError: if it is no such object.
         """
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        image = known["image"]
-        return cls(
-            **known
-            | {
-                "network": NetworkDescription.from_json(known["network"]),
-                "image": None if image is None else ImageFormat(**image),
-            }
-        )
+        known: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__}
+        known["network"] = NetworkDescription.from_json(known["network"])
+        known["image"] = None if known["image"] is None else ImageFormat(**known["image"])
+        return cls(**known)
 
 
 class EpisodesModel:
@@ -165,8 +160,8 @@ class EpisodesModel:
             array = array[:, None]
         if array.dtype.kind not in "iufb" or array.shape[1:] != shape:
             raise InnerloopError(
-                f"x has the shape {list(array.shape)} and the type {array.dtype}; this model takes numbers of the shape "
-                f"[examples, {', '.join(map(str, shape))}]."
+                f"x has the shape {list(array.shape)} and the type {array.dtype}; this model takes numbers of the "
+                f"shape [examples, {', '.join(map(str, shape))}]."
             )
         if self.description.image is not None and array.dtype == np.uint8:
             array = array.astype(np.float32) / 255

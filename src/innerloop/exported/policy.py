@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ LONGEST = 1000
 """Steps of an episode at most, where neither the environment nor the caller says."""
 
 
+@runtime_checkable
 class GymnasiumEnv(Protocol):
     """What is used of `gymnasium.Env`."""
 
@@ -32,7 +33,9 @@ class GymnasiumEnv(Protocol):
     action_space: Any
     spec: Any
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]: ...
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]: ...
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
 
@@ -80,8 +83,9 @@ class Description:
         Raises:
             KeyError, TypeError: if it is no such object.
         """
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**known | {"widths": tuple(known["widths"])})
+        known: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__}
+        known["widths"] = tuple(known["widths"])
+        return cls(**known)
 
     def policy(self) -> rl.StochasticPolicy:
         """The policy, without parameters."""
@@ -113,7 +117,7 @@ class PolicyModel:
         self.policy = description.policy()
         row = algorithms.algorithm(description.algorithm)
         self._rule = smaller_later(row.rule(description.inner_rate, description.steps), description.later_factor)
-        self._loss = rl.estimator(description.estimator).loss(self.policy)
+        self._loss = rl.objectives.estimator(description.estimator).loss(self.policy)
         self._act = jax.jit(self.policy)
         self._distribution = jax.jit(self.policy.distribution)
         self._experience = jax.jit(description.experience())
@@ -231,7 +235,16 @@ class PolicyModel:
         for (row, t), chosen in kept.items():
             for whole, part in zip(jax.tree.leaves((action, info)), jax.tree.leaves(chosen), strict=True):
                 whole[row, t] = part
-        arrays = (observations, action, reward, info, np.tile(np.arange(length), (rows, 1)), mask, terminated, truncated)
+        arrays = (
+            observations,
+            action,
+            reward,
+            info,
+            np.tile(np.arange(length), (rows, 1)),
+            mask,
+            terminated,
+            truncated,
+        )
         return Rollouts(*jax.tree.map(jnp.asarray, arrays), broken=jnp.zeros((rows, length), bool))
 
     def _within_bounds(self, env: GymnasiumEnv, action: np.ndarray) -> Any:

@@ -57,7 +57,10 @@ class NetworkDescription:
         Raises:
             TypeError: if a field is missing or unknown.
         """
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        entries: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**entries)
 
 
 def from_description(network: NetworkDescription) -> Model:
