@@ -335,7 +335,7 @@ def _inner_model(design: Design, inputs: int, classes: int) -> Model:
 
 def _rule(design: Design) -> InnerRule:
     """Gradient descent with a learned step size."""
-    return rules.learned(lambda rate: optax.sgd(jnp.exp(rate)), float(np.log(design.learning_rate)))
+    return rules.trainable(lambda rate: optax.sgd(jnp.exp(rate)), float(np.log(design.learning_rate)))
 
 
 def _task_loss(design: Design, support: Examples, classes: int) -> Loss:
