@@ -5,9 +5,10 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from innerloop.workloads.episodes.comparison import cells_of, title_of
+
 from innerloop.core.algorithms import ALGORITHMS
 from innerloop.workloads.episodes import figures
-from innerloop.workloads.episodes.comparison import cells_of, title_of
 from innerloop.workloads.episodes.memory import readable
 from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 

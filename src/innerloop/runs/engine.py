@@ -106,7 +106,7 @@ def _finish(
     session.export(state, run.model, result)
     if not report:
         return
-    tables, remarks = session.tables(result), session.remarks(result, run.records())
+    tables, remarks = session.tables(result), result["remarks"]
     for table in tables:
         progress.say("\n" + table.as_text())
     for remark in remarks:
@@ -136,6 +136,7 @@ def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, A
         "commit": machine.commit(),
         **found.values,
     }
+    result["remarks"] = session.remarks(result, run.records())
     run.write_result(result, found.scores)
     return run.result() or _lost(run)
 
