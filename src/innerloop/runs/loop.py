@@ -62,7 +62,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     """
     state = _resumed(run, session, progress)
     log = session.config.log
-    done = saved = session.step_of(state)
+    done = saved = begun = session.step_of(state)
     saved_at = time.monotonic()
     pace = Pace(done, session.tasks_per_step)
     loggers = Loggers(log.to, progress.say)
@@ -71,7 +71,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     try:
         with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
             for info in session.steps(state):
-                if done == saved == session.step_of(state):
+                if done == begun:
                     run.write_costs(session.costs)
                 state, done = info.state, info.step
                 require_finite(info.values, done, saved, session.rates)
