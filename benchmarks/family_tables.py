@@ -203,8 +203,8 @@ def whole_table(title: str, key: str) -> list[str]:
     groups = result["groups"]
     lines += [
         f"{result['recipe']}, {budget(result)}, {result['tables'][0]['tasks']} test tasks, the same for all. The score "
-        "is the mean over tasks and seeds with its 95 % interval over tasks; differences are paired task by task, * marks "
-        "those beyond two standard errors over tasks and seeds.",
+        "is the mean over tasks and seeds with its 95 % interval over tasks; differences are paired task by task, * "
+        "marks those beyond two standard errors over tasks and seeds.",
         "",
     ]
     for table in result["tables"]:

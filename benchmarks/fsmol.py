@@ -21,9 +21,12 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from innerloop.runs import codec, machine, rundir
 from innerloop.runs.progress import Progress
 from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.features import Preparation
+from innerloop.tabular.prepare import SAMPLE, prepare
+from innerloop.tabular.rows import Rows
 from innerloop.workloads.tabular import evaluation, loading, training
 from innerloop.workloads.tabular.config import Config, Learner, Training
-from innerloop.workloads.tabular.rows import Rows
+from innerloop.workloads.tabular.defaults import choices_of
 from innerloop.workloads.tabular.workload import WORKLOAD
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +65,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     loaded = loading.load(config)
     held = set(np.random.default_rng(config.seed).permutation(len(loaded.rows.names))[:HELD_OUT].tolist())
     parts = tuple("valid" if task in held else "train" for task in range(len(loaded.rows.names)))
-    data = training.prepared(config, loaded.rows._replace(parts=parts))
+    data = prepare(loaded.rows._replace(parts=parts), choices_of(config))
     for each in data.plan.reasons:
         progress.say(f"  {each}")
     run = rundir.create(where / name, WORKLOAD, config)
@@ -90,8 +93,8 @@ def baselines(sizes: Sequence[int], folder: Path, progress: Progress) -> dict[st
     """scikit-learn's models, fitted on the same support sets with the same features."""
     config = replace(BASE, data=str(folder / "train.parquet"))
     training_rows = loading.load(config).rows
-    chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[: training.SAMPLE]
-    preparation = training.Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
+    chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[:SAMPLE]
+    preparation = Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
     rows = validation(folder, config)
     scores = evaluation.evaluate_baselines(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
     return {"scores": scores.values}

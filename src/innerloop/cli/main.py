@@ -15,8 +15,8 @@ from innerloop import __version__, workloads
 from innerloop.cli import parse
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
-from innerloop.runs.recipe import nearest
 from innerloop.runs.workload import Workload
+from innerloop.text import nearest
 from innerloop.workloads.tabular.config import Adaptation, Serving
 from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
 

@@ -10,7 +10,7 @@ import tyro
 
 from innerloop.errors import InnerloopError
 from innerloop.runs.codec import flag, leaves
-from innerloop.runs.recipe import nearest
+from innerloop.text import nearest
 
 Parsed = TypeVar("Parsed")
 HELP = (["-h"], ["--help"])

@@ -1,7 +1,6 @@
 """What can be run by a name: a configuration, and the published figures that it is to be held against."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -50,10 +49,3 @@ class Recipe(Generic[C]):
     published: tuple[Published, ...] = ()
     deviations: str = ""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """What to say of a name that is not among `names`: the nearest one, or all of them."""
-    candidates = list(names)
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(candidates)}."

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from innerloop.errors import InnerloopError
-from innerloop.runs.recipe import Recipe, nearest
+from innerloop.runs.recipe import Recipe
 from innerloop.runs.workload import Workload
+from innerloop.text import nearest
 
 
 def registered() -> Mapping[str, Workload[Any]]:

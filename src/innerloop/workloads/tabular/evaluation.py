@@ -19,12 +19,12 @@ from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.tabular import learner
 from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
+from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
 from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
+from innerloop.tabular.rows import Rows, rows_of
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.defaults import in_order
-from innerloop.workloads.tabular.rows import Rows, rows_of
 from innerloop.workloads.tabular.training import Prepared
 
 Draw = Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
@@ -390,14 +390,14 @@ def baseline(name: str, regression: bool, rows: int, seed: int) -> Any:
         seed: of the model's randomness.
     """
     if name == "random forest":
-        ensemble = require("sklearn.ensemble", "own", "A baseline")
+        ensemble = require("sklearn.ensemble", "tabular", "A baseline")
         kind = ensemble.RandomForestRegressor if regression else ensemble.RandomForestClassifier
         return kind(n_estimators=100, random_state=seed)
     if name == "nearest neighbours":
-        neighbours = require("sklearn.neighbors", "own", "A baseline")
+        neighbours = require("sklearn.neighbors", "tabular", "A baseline")
         kind = neighbours.KNeighborsRegressor if regression else neighbours.KNeighborsClassifier
         return kind(n_neighbors=max(1, min(5, rows // 2)))
-    linear = require("sklearn.linear_model", "own", "A baseline")
+    linear = require("sklearn.linear_model", "tabular", "A baseline")
     return linear.Ridge() if regression else linear.LogisticRegression(max_iter=1000)
 
 
