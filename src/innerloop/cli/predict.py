@@ -35,16 +35,18 @@ def adapt(path: Path, asked: Adaptation) -> None:
     Raises:
         InnerloopError: for files that do not fit the model.
     """
-    progress = Progress()
     folder = model_of(path)
     machine.set_up(1)
-    raise NotImplementedError(folder, progress)
+    from innerloop.workloads.tabular import predict
+
+    out, say = Path(asked.out), Progress().say
+    predict.adapt(folder, Path(asked.support), Path(asked.query), out, say, target=asked.target, members=asked.members)
 
 
 def serve(path: Path, port: int) -> None:
     """Answer requests with what a run learned, until stopped."""
     folder = model_of(path)
     machine.set_up(1)
-    from innerloop.serve import service
+    from innerloop.serve import http
 
-    service.serve(folder, port, lambda line: print(line, flush=True))
+    http.serve(folder, port, lambda line: print(line, flush=True))

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
@@ -171,7 +172,7 @@ def _mean(values: Array, weight: Array | None) -> Scalar:
 
 def _require_classes(labels: Array, known: Array, classes: int) -> None:
     """Refuse labels that are no class, where they can be looked at."""
-    if isinstance(known, jax.core.Tracer) or bool(jnp.all(known)):
+    if isinstance(known, Tracer) or bool(jnp.all(known)):
         return
     wrong = int(jnp.ravel(labels)[int(jnp.argmin(jnp.ravel(known)))])
     raise InnerloopError(

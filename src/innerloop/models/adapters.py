@@ -14,7 +14,7 @@ from innerloop.models.base import Model
 from innerloop.types import Params, PRNGKey
 
 
-def from_nnx(make: Callable[[Any], Any], **call: Any) -> Model:
+def from_nnx(make: Callable[..., Any], **call: Any) -> Model:
     """A model from a Flax NNX module.
 
     `nnx.Param` variables are the parameters. Every other variable keeps its initial value: batch statistics are those
