@@ -214,7 +214,7 @@ def test_every_setting_of_a_row_arrives():
     context = build(configured("demo", "--algorithm=cavia", "--variant.context=7", *QUICK), print)
     assert training.initial_state(context).meta.params["context"].shape == (7,)
     pieces = build(configured("demo", "--algorithm=maml+msl+da", "--variant.first-order-until=0.5", *QUICK), print)
-    assert pieces.algorithm.adjoint.until == 0.5
+    assert pieces.algorithm.adjoint.anneal_fraction == 0.5
 
 
 @pytest.mark.usefixtures("characters")
