@@ -190,7 +190,8 @@ def algorithm(name: str) -> Algorithm:
             raise InnerloopError(f"There is no piece {piece!r} of MAML++ in {name!r}; choose of: {', '.join(PIECES)}.")
         title, add = PIECES[piece]
         changed = add(row)
-        values = zip(("rule", "adjoint", "objective", "network"), _choices(changed), _choices(row), _choices(plain))
+        names = ("rule", "adjoint", "objective", "network")
+        values = zip(names, _choices(changed), _choices(row), _choices(plain), strict=True)
         for name_of_value, new, own, usual in values:
             if new != own != usual:
                 raise InnerloopError(
