@@ -18,7 +18,7 @@ def from_nnx(make: Callable[[Any], Any], **call: Any) -> Model:
 
     `nnx.Param` variables are the parameters. Every other variable keeps its initial value: batch statistics are those
     of the batch at hand as long as the layer computes them (`use_running_average=False`), and averages that a layer
-    writes are dropped, so that nothing leaks from task to task. Dropout draws from the loss's key; to judge query sets
+    writes are dropped, so that nothing leaks from task to task. Dropout draws from the loss's key; to evaluate query sets
     without it, make a second model with `deterministic=True` and give its loss to `evaluate` as a query loss.
 
     Args:
@@ -120,6 +120,6 @@ def from_equinox(make: Callable[[PRNGKey], Any], *, vectorise: bool = True) -> M
         if not vectorise:
             return module(x, key=key)
         keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
-        return jax.vmap(lambda each, key: module(each, key=key))(x, keys)
+        return jax.vmap(lambda example, key: module(example, key=key))(x, keys)
 
     return Model(init, apply)
