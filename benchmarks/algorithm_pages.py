@@ -22,7 +22,8 @@ from benchmarks.family_tables import (
     whole_table,
 )
 from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
-from innerloop.core.algorithms import ALGORITHMS, PIECES, Algorithm, table
+from innerloop.core.algorithms import ALGORITHMS, PIECES, Algorithm
+from innerloop.core.algorithms import table as algorithms_table
 from innerloop.core.objectives import last_step, reptile
 from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
@@ -63,7 +64,7 @@ def outer_update(row: Algorithm) -> str:
 
 def sources() -> dict[str, str]:
     """Each row as it stands in the table: its rule, adjoint and objective, by name."""
-    tree = ast.parse(inspect.getsource(table))
+    tree = ast.parse(inspect.getsource(algorithms_table))
     table = next(
         node.value
         for node in tree.body

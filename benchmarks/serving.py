@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from innerloop.runs import rundir as runs
+from innerloop.runs import machine
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.workloads.tabular.session import learned_of
 
@@ -101,9 +101,9 @@ def main() -> int:
         "features": len(learned.preparation.features),
         "environment": {
             "command": ["python", "-m", "benchmarks.serving", *sys.argv[1:]],
-            "commit": runs.commit(),
+            "commit": machine.commit(),
             "seed": 0,
-            **runs.environment_of_machine(),
+            **machine.description(),
         },
     }
     print(json.dumps({name: each for name, each in result.items() if name != "environment"}, indent=1))

@@ -119,7 +119,6 @@ def rate(step: Callable[[], None], num_envs: int) -> float:
 
 def measure(name: str) -> list[Row]:
     from innerloop.rl import envs
-    from innerloop.runs import rundir as run
 
     few, many, cores = 16, 800, run.cores()
     described: Any = envs.make(name)
@@ -162,7 +161,7 @@ def both(rate: float) -> tuple[float, float]:
 def main() -> None:
     import mujoco
 
-    from innerloop.runs import rundir as run
+    from innerloop.runs import machine
 
     rows = [row for name in NAMES for row in measure(name)]
     ratios = {}
@@ -179,8 +178,8 @@ def main() -> None:
     result = {
         "benchmark": "simulators",
         "command": ["python", "benchmarks/simulators.py"],
-        "commit": run.commit(),
-        "environment": run.environment_of_machine(),
+        "commit": machine.commit(),
+        "environment": machine.description(),
         "versions": {"gymnasium": gymnasium.__version__, "mujoco": mujoco.__version__},
         "rows": [row._asdict() for row in rows],
         "ratios": ratios,

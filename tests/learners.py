@@ -4,8 +4,9 @@ import jax
 import numpy as np
 
 from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.design import Design
 from innerloop.tabular.features import Preparation
-from innerloop.tabular.learner import Design, initial
+from innerloop.tabular.learner import initial
 
 
 def untrained(kind="classification", labels=("no", "yes"), seed=0):

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from innerloop.tabular.design import Design
 from innerloop.tabular.episodes import RaggedEpisodes
 from innerloop.tabular.features import Inputs
 from innerloop.tabular.fit import Fitting, Schedule
-from innerloop.tabular.learner import Design
 
 RNG = np.random.default_rng(0)
 
@@ -33,7 +33,7 @@ def fitting(**changes):
 @pytest.mark.slow
 def test_held_out_loss_falls_and_the_course_may_be_cut_and_resumed():
     one = fitting()
-    start, first = one.judge(one.start(0))
+    start, first = one.validate(one.start(0))
     *_, (fit, moment) = one.run(start)
     assert moment.step == int(fit.state.step) == 100
     assert float(fit.best_loss) < first - 0.1

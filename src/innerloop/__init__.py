@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from innerloop.core.objectives import last_step, multi_step, reptile
     from innerloop.core.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat, sample_task
     from innerloop.errors import InnerloopError
+    from innerloop.exported import load
     from innerloop.tabular.estimator import FewShotClassifier, FewShotRegressor, TabularMetaLearner
     from innerloop.types import (
         Adapted,
@@ -45,6 +46,7 @@ _HOMES = {
     "core.objectives": "last_step multi_step reptile",
     "core.outer": "MetaState MetaStep init meta_gradient meta_step repeat sample_task",
     "errors": "InnerloopError",
+    "exported": "load",
     "tabular.estimator": "FewShotClassifier FewShotRegressor TabularMetaLearner",
     "types": "Adapted Adjoint Examples InnerRule Loss Meta MetaLoss Objective PerStep Task TaskDistribution",
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
 from workloads.program import TINY
 
 

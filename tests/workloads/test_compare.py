@@ -11,7 +11,7 @@ import safetensors.numpy
 from experiment.test_plan import OMNIGLOT, characters  # noqa: F401
 
 from innerloop import ALGORITHMS, InnerloopError
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
 from innerloop.runs.rundir import existing
 from innerloop.workloads.episodes import compare, comparison, recipes, training
 from innerloop.workloads.episodes.build import build, require_fitting
@@ -21,7 +21,7 @@ QUICK = [each for each in TINY if each != "--layout.adjoint=mixed"]
 
 
 def configured(recipe, *flags):
-    return cli._parse(list(flags), recipes.config(recipe, cli._algorithm_of(list(flags))), "")
+    return parse.fields(list(flags), recipes.configure(recipe, cli._algorithm_of(list(flags))), "")
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_a_recipe_has_settings_for_its_rows():
     assert configured("sinusoid").inner.learning_rate == 0.001
     for name, recipe in recipes.RECIPES.items():
         for algorithm in recipe.rows:
-            require_fitting(recipes.config(name, algorithm))
+            require_fitting(recipes.configure(name, algorithm))
 
 
 def test_times_and_seeds():

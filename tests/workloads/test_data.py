@@ -59,6 +59,7 @@ def write_omniglot(folder, characters=(3, 2), side=105, drawers=2):
 @pytest.fixture
 def five_characters(monkeypatch):
     monkeypatch.setattr(omniglot, "CHARACTERS", 5)
+    monkeypatch.setattr(omniglot, "DRAWERS", 2)
     parts = {"train": np.arange(3), "val": np.array([3]), "test": np.array([4])}
     monkeypatch.setattr(omniglot, "_random_split", lambda seed: parts)
 

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
 from innerloop.errors import InnerloopError
-from innerloop.runs import store
-from innerloop.workloads.episodes import session
+from innerloop.runs import machine, sealed, store
 from innerloop.workloads.episodes.data import omniglot
 from workloads.program import TINY
 
@@ -104,6 +103,13 @@ def refused(capsys, *arguments):
     return said
 
 
+def rewritten(name, change):
+    """Change a file of the run, with the checksum that belongs to it."""
+    values = sealed.read(Path("run", name))
+    change(values)
+    sealed.write(Path("run", name), values)
+
+
 @pytest.mark.parametrize("case", COMMAND_LINE)
 def test_command_line(case, capsys):
     arguments, message = COMMAND_LINE[case]
@@ -138,7 +144,7 @@ def test_precision_that_the_device_lacks(monkeypatch):
 
     monkeypatch.setattr(jax.numpy, "ones", refuses)
     with pytest.raises(InnerloopError, match=r"--network.precision is float64, which cpu does not compute in; choose"):
-        session.require_precision("float64")
+        machine._require_precision("float64")
 
 
 def test_convolution_of_a_network_without_any(capsys):
@@ -209,10 +215,7 @@ def test_a_run_under_other_settings(capsys):
 
 @pytest.mark.usefixtures("run")
 def test_a_checkpoint_of_another_configuration(capsys):
-    config = Path("run/config.json")
-    changed = json.loads(config.read_text())
-    changed["network"]["widths"] = [5]
-    config.write_text(json.dumps(changed))
+    rewritten("config.json", lambda values: values["config"]["network"].update(widths=[5]))
     said = refused(capsys, "evaluate", "run")
     assert "another configuration: it was written with --network.widths [4], and this run has [5]" in said
 
@@ -226,14 +229,15 @@ def test_a_flipped_bit_falls_back_and_says_so(capsys):
     assert cli.run(["train", "demo", "--run-dir=run", *TINY]) == 0
     said = capsys.readouterr().out
     assert "step-000000040 is damaged" in said
-    assert "continuing after step 35" in said
+    assert "continuing after meta-step 35" in said
 
 
 @pytest.mark.usefixtures("run")
 def test_a_configuration_of_another_version(capsys):
-    config = Path("run/config.json")
-    config.write_text(config.read_text().replace('"learning_rate"', '"rate"'))
+    rewritten("config.json", lambda values: values["config"]["inner"].update(rate=1.0))
     assert "config.json cannot be read: This is no configuration of this version" in refused(capsys, "report", "run")
+    rewritten("config.json", lambda values: values.update(format=99))
+    assert "has the format 99, this version reads 3" in refused(capsys, "report", "run")
 
 
 @pytest.mark.usefixtures("run")
@@ -250,15 +254,17 @@ def test_a_run_that_was_never_trained(capsys):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", b"\xff\xfe", "config.json cannot be read"),
-        ("config.json", b'{"iterations": "many"}', "no configuration of this version"),
+        ("config.json", b"\xff\xfe", "config.json is damaged: it is no JSON"),
+        ("config.json", b"[1]", "config.json is damaged: it holds no object"),
+        ("config.json", b'{"iterations": "many"}', "config.json carries no checksum"),
+        ("config.json", b"", "config.json is damaged"),
         ("environment.json", b"{}", "environment.json is missing or damaged"),
         ("environment.json", None, "environment.json is missing or damaged"),
     ],
 )
 def test_damaged_files_of_a_run(capsys, file, content, message):
     path = Path("run", file)
-    path.write_bytes(content) if content else path.unlink()
+    path.unlink() if content is None else path.write_bytes(content)
     assert cli.run(["report", "run"]) == 2
     assert message in capsys.readouterr().err
 
@@ -268,10 +274,11 @@ def test_damaged_files_of_a_run(capsys, file, content, message):
     ("setting", "value"), [(("outer", "iterations"), "many"), (("network", "kind"), "vgg"), (("seed",), True)]
 )
 def test_a_value_of_the_wrong_kind_in_a_configuration(capsys, setting, value):
-    config = json.loads(Path("run/config.json").read_text())
-    part = config[setting[0]] if len(setting) > 1 else config
-    part[setting[-1]] = value
-    Path("run/config.json").write_text(json.dumps(config))
+    def change(values):
+        part = values["config"][setting[0]] if len(setting) > 1 else values["config"]
+        part[setting[-1]] = value
+
+    rewritten("config.json", change)
     assert f"{'.'.join(setting)} is {value!r}" in refused(capsys, "report", "run")
 
 
@@ -335,9 +342,9 @@ def test_a_full_disk(capsys):
 FULL_DISK = """
 import sys
 from pathlib import Path
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
 from innerloop.runs import rundir as run
-run.Run.truncate_records = lambda self, step: None
+run.Run.truncate_records = lambda self, step: 0
 Path("run/metrics.jsonl").symlink_to("/dev/full")
 cli.main(["train", "demo", "--run-dir=run", *sys.argv[1:]])
 """
@@ -353,7 +360,7 @@ def test_an_inner_loop_that_diverges(capsys):
 
 def test_a_missing_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    said = refused(capsys, "train", "demo", *TINY, "--log.tensorboard")
+    said = refused(capsys, "train", "demo", *TINY, "--log.to", "tensorboard")
     assert "pip install 'innerloop[tensorboard]'" in said
 
 

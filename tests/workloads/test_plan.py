@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
+from innerloop.cli import parse
+from innerloop.runs.machine import device_memory
 from innerloop.workloads.episodes import memory as plan
 from innerloop.workloads.episodes import recipes, training
 from innerloop.workloads.episodes.build import build
@@ -51,12 +53,12 @@ def test_a_run_that_does_not_fit_names_the_flag_that_makes_it_fit(capsys, tmp_pa
     arguments = [*OMNIGLOT, "--layout.chunk=8", "--run-dir=run"]
     sizes = {}
     for chunk in (1, 8):
-        config = cli._parse([*OMNIGLOT[2:], f"--layout.chunk={chunk}"], recipes.config(OMNIGLOT[1]), "")
+        config = parse.fields([*OMNIGLOT[2:], f"--layout.chunk={chunk}"], recipes.configure(OMNIGLOT[1]), "")
         experiment = build(config, print)
         state, tasks = training.initial_state(experiment), experiment.training_tasks()
         sizes[chunk] = plan.memory_of(plan.compiled_steps(experiment, state, tasks)).total
     assert sizes[1] < sizes[8]
-    monkeypatch.setattr(plan, "device_bytes", lambda: int(0.6 * sizes[8] / plan.USABLE))
+    monkeypatch.setattr(plan, "device_memory", lambda: int(0.6 * sizes[8] / plan.USABLE))
     assert cli.run(arguments) == 2
     said = capsys.readouterr().err
     assert "A meta-step needs" in said
@@ -67,17 +69,17 @@ def test_a_run_that_does_not_fit_names_the_flag_that_makes_it_fit(capsys, tmp_pa
 
 @pytest.mark.usefixtures("characters")
 def test_where_no_chunk_is_asked_for_one_that_fits_is_chosen(capsys, monkeypatch):
-    config = cli._parse(OMNIGLOT[2:], recipes.config(OMNIGLOT[1]), "")
+    config = parse.fields(OMNIGLOT[2:], recipes.configure(OMNIGLOT[1]), "")
     experiment = build(config, print)
     assert experiment.layout.chunk is None
     state = training.initial_state(experiment)
     needed = plan.memory_of(plan.compiled_steps(experiment, state, experiment.training_tasks()))
     assert plan.fitted(experiment, state, print) is experiment
-    monkeypatch.setattr(plan, "device_bytes", lambda: int((needed.held + 0.3 * needed.temporary) / plan.USABLE))
+    monkeypatch.setattr(plan, "device_memory", lambda: int((needed.held + 0.3 * needed.temporary) / plan.USABLE))
     chosen = plan.fitted(experiment, state, print)
     assert (chosen.layout.chunk, chosen.config.layout.chunk) == (2, 2)
     assert "computing 2 at a time" in capsys.readouterr().out
 
 
 def test_the_device_has_memory():
-    assert 2**28 < plan.device_bytes() * jax.device_count() < 2**50
+    assert 2**28 < device_memory() * jax.device_count() < 2**50

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
+from innerloop.workloads import recipes
 from workloads.program import TINY, command, innerloop
 
 LONGER = [each for each in TINY if "iterations=40" not in each] + [
@@ -38,7 +39,9 @@ def final_state(directory):
 
 def records(directory):
     lines = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tasks_per_second"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("tasks_per_second", "crc32")} for line in lines
+    ]
 
 
 def wait_for_records(process, directory, count):
@@ -74,7 +77,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed, tmp_path):
     assert not (directory / "run" / "evaluation.json").exists()
     last = innerloop(directory, "train", "demo", "--run-dir=run", *LONGER, *layout)
     assert last.returncode == 0, last.stderr
-    assert "continuing after step" in last.stdout
+    assert "continuing after meta-step" in last.stdout
     assert final_state(directory) == final_state(reference)
     assert records(directory) == records(reference)
 
@@ -105,8 +108,9 @@ def test_a_finished_run_is_not_trained_again(run, tmp_path, monkeypatch, capsys)
 
 def test_a_run_directory_holds_what_it_should(run):
     config = json.loads((run / "config.json").read_text())
-    assert config["recipe"] == "demo"
-    assert config["layout"]["shards"] == 1
+    assert config["workload"] == "episodes"
+    assert config["config"]["recipe"] == "demo"
+    assert config["config"]["layout"]["shards"] == 1
     known = json.loads((run / "environment.json").read_text())
     assert known["versions"]["jax"]
     assert known["machine"]["cores"] >= 1
@@ -126,7 +130,7 @@ def test_evaluate_again_with_more_steps(run, tmp_path, monkeypatch, capsys):
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert len(evaluation["tables"][0]["rows"][0]["metrics"]["loss"]["mean"]) == 5
     assert "after 4" in capsys.readouterr().out
-    assert json.loads((run / "config.json").read_text())["evaluation"]["steps"] == 2
+    assert json.loads((run / "config.json").read_text())["config"]["evaluation"]["steps"] == 2
     assert cli.run(["report", "run"]) == 0  # of what was measured last
     assert "after 4 inner steps" in (run / "report.html").read_text()
 
@@ -186,19 +190,18 @@ def test_plain_lines_where_there_is_no_terminal(run, tmp_path):
 def test_help_answers_at_once_and_without_jax():
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         result = subprocess.run(command("--help"), capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+        after = os.times()  # of the processor: another program on it does not make ours slow
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(seconds) < 0.3
     assert "innerloop train RECIPE" in result.stdout
-    probe = "import sys; from innerloop import cli; cli.run(['recipes']); assert 'jax' not in sys.modules"
+    probe = "import sys; from innerloop.cli import main as cli; cli.run(['recipes']); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
 
 
 def test_every_recipe_has_help_and_a_configuration(capsys):
-    from innerloop.workloads.episodes import recipes
-
-    for name in recipes.RECIPES:
+    for name in recipes():
         assert cli.run(["config", name]) == 0
         assert json.loads(capsys.readouterr().out)["recipe"] == name
     with pytest.raises(SystemExit) as stop:
@@ -218,7 +221,18 @@ def test_doctor(capsys, tmp_path, monkeypatch):
 
 
 def test_help_of_every_command(capsys):
-    for name in ("recipes", "algorithms", "train", "resume", "evaluate", "report", "compare", "config", "doctor"):
+    for name in (
+        "recipes",
+        "algorithms",
+        "train",
+        "resume",
+        "evaluate",
+        "report",
+        "export",
+        "compare",
+        "config",
+        "doctor",
+    ):
         with pytest.raises(SystemExit) as stop:
             cli.run([name, "--help"])
         assert stop.value.code == 0
@@ -262,7 +276,7 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 def test_tensorboard(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["train", "demo", "--run-dir=run", *TINY, "--log.tensorboard", "--log.validate-every=4"]) == 0
+    assert cli.run(["train", "demo", "--run-dir=run", *TINY, "--log.to", "tensorboard", "--log.validate-every=4"]) == 0
     (events,) = Path("run/tensorboard").glob("events*")
     assert b"loss_after" in events.read_bytes()
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

@@ -6,21 +6,21 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from experiment.test_plan import characters  # noqa: F401
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import parse
+from innerloop.runs.fields import Layout
 from innerloop.workloads.episodes import memory as plan
 from innerloop.workloads.episodes import recipes, training, tune
 from innerloop.workloads.episodes.build import assemble, build
-from innerloop.workloads.episodes.config import Layout
 from workloads.program import TINY
+from workloads.test_plan import characters  # noqa: F401
 
 MLP = [*TINY, "--outer.meta-batch=3"]
 IMAGES = ["--network.widths", "4", "--outer.meta-batch=3"]
 
 
 def configured(recipe, flags, layout):
-    return replace(cli._parse(flags, recipes.config(recipe), ""), layout=layout)
+    return replace(parse.fields(flags, recipes.configure(recipe), ""), layout=layout)
 
 
 @pytest.mark.usefixtures("characters")
@@ -68,9 +68,9 @@ def test_measured_once_and_remembered(monkeypatch, tmp_path):
     times, said = iter([4.0, 3.9, 1.0, 2.0]), []
     monkeypatch.setattr(tune, "seconds_of", lambda experiment: next(times))
     experiment = build(configured("demo", MLP, Layout()), print)
-    chosen = tune.tuned(experiment, said.append)
-    assert (chosen.config.layout.shards, chosen.config.layout.adjoint) == (1, "reverse")
-    assert tune.tuned(experiment, said.append).config == chosen.config  # no time is left to take
+    chosen = tune.best(tune.measured(experiment, said.append))
+    assert (chosen.shards, chosen.adjoint) == (1, "reverse")
+    assert tune.best(tune.measured(experiment, said.append)) == chosen  # no time is left to take
     assert said == ["measuring 4 ways to compute a meta-step (kept for the next time)"]
     (kept,) = (tmp_path / "layouts").glob("*.json")
     for damaged in ("", "[]", json.dumps([[{"shards": 1}, "soon"]])):

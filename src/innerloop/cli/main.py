@@ -15,8 +15,8 @@ from innerloop import __version__, workloads
 from innerloop.cli import parse
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
-from innerloop.runs.recipe import nearest
 from innerloop.runs.workload import Workload
+from innerloop.text import nearest
 from innerloop.workloads.tabular.config import Adaptation, Serving
 from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
 
@@ -156,7 +156,7 @@ def _algorithms(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> int:
-    name, rest = parse.positional(arguments, "train", "RECIPE|FILE", workloads.recipe_names())
+    name, rest = parse.positional(arguments, "train", "RECIPE|FILE", workloads.recipes())
     dry = DRY_RUN in rest
     rest = [argument for argument in rest if argument != DRY_RUN]
     workload, default = _default(name, rest)
@@ -170,7 +170,7 @@ def _train(arguments: list[str]) -> int:
 
 def _default(name: str, arguments: list[str]) -> tuple[Workload[Any], Any]:
     """The kind of run and the configuration of a recipe, or of training on a file or folder of the user's."""
-    is_recipe = name in workloads.recipe_names()
+    is_recipe = name in workloads.recipes()
     if is_recipe or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
         workload = workloads.with_recipe(name)
         return workload, workload.configure(name, parse.value_of(arguments, "--algorithm"))
@@ -260,7 +260,7 @@ def _compare(arguments: list[str]) -> int:
     if not named:
         raise InnerloopError("innerloop compare needs a RECIPE with --algorithms, or finished runs.")
     chosen, rest = parse.options(rest, ("--algorithms", "--seeds", "--time-limit", "--output"), "compare")
-    if "--algorithms" not in chosen and named[0] not in workloads.recipe_names():
+    if "--algorithms" not in chosen and named[0] not in workloads.recipes():
         return _compare_runs(named, rest, chosen)
     if len(named) > 1 or "--algorithms" not in chosen:
         raise InnerloopError(f"innerloop compare {named[0]} needs --algorithms, as in --algorithms maml,fomaml.")
@@ -312,7 +312,7 @@ def _compare_algorithms(name: str, rest: list[str], chosen: dict[str, str]) -> i
 
 
 def _config(arguments: list[str]) -> None:
-    name, rest = parse.positional(arguments, "config", "RECIPE|RUN", workloads.recipe_names())
+    name, rest = parse.positional(arguments, "config", "RECIPE|RUN", workloads.recipes())
     if Path(name, "config.json").exists():
         run = rundir.existing(Path(name), workloads.registered())
         workload, default = run.workload, run.config

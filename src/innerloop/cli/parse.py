@@ -3,14 +3,14 @@
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from innerloop.errors import InnerloopError
 from innerloop.runs.codec import flag, leaves
-from innerloop.runs.recipe import nearest
+from innerloop.text import nearest
 
 Parsed = TypeVar("Parsed")
 HELP = (["-h"], ["--help"])
@@ -24,7 +24,7 @@ PLAINLY = {
 """What the parser says in Python's words, in ours."""
 
 
-def positional(arguments: list[str], command: str, what: str, choices: Sequence[str] = ()) -> tuple[str, list[str]]:
+def positional(arguments: list[str], command: str, what: str, choices: Iterable[str] = ()) -> tuple[str, list[str]]:
     """The first argument and the rest.
 
     Raises:
@@ -75,7 +75,7 @@ def options(arguments: list[str], names: Sequence[str], command: str) -> tuple[d
 
 def value_of(arguments: list[str], name: str) -> str | None:
     """The value of an option among others, or `None` without it."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         if argument.startswith(f"{name}="):
             return argument.removeprefix(f"{name}=")
         if argument == name:
@@ -91,7 +91,7 @@ def fields(arguments: list[str], default: Parsed, program: str) -> Parsed:
         SystemExit: for `--help`.
     """
     known = {f"--{flag(name)}": value for name, value in leaves(default) if name not in GIVEN}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, _, value = argument.replace("_", "-").partition("=")
         value = value or following
         if isinstance(known.get(name), bool) and value.lower() in ("true", "false", "yes", "no", "0", "1"):

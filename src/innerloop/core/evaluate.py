@@ -42,7 +42,7 @@ def adaptation_curve(
         key: randomness of the losses.
         rule: the inner rule.
         steps: number of inner steps.
-        query_losses: the losses to evaluate by, for example one with transductive and one with inductive normalisation.
+        query_losses: the losses to evaluate by, for example one loss with transductive and inductive normalisation.
         adjoint: runs the inner loop; it matters where the inner loop itself depends on it, as that of `Implicit` does.
 
     Returns:

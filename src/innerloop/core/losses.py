@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
@@ -25,8 +26,12 @@ def cross_entropy(outputs: Array, labels: Array) -> tuple[Array, dict[str, Array
         outputs: logits, `[examples, classes]`.
         labels: class indices from 0, integers, `[examples]`.
 
+    Returns:
+        The loss and the accuracy of each example. The loss of a label that is no class is NaN inside a compiled
+        function, where values cannot be looked at.
+
     Raises:
-        InnerloopError: if the labels are not integers.
+        InnerloopError: if the labels are not integers, or, outside a compiled function, are not from 0 to classes - 1.
     """
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InnerloopError(
@@ -34,7 +39,11 @@ def cross_entropy(outputs: Array, labels: Array) -> tuple[Array, dict[str, Array
             f"regression."
         )
     _same_examples(outputs.shape[:-1], labels.shape, "cross_entropy")
-    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], axis=-1)[..., 0]
+    known = (labels >= 0) & (labels < outputs.shape[-1])
+    _require_classes(labels, known, outputs.shape[-1])
+    chosen = jnp.where(known, labels, 0)
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), chosen[..., None], axis=-1)[..., 0]
+    losses = jnp.where(known, losses, jnp.nan)
     return losses, {"accuracy": (jnp.argmax(outputs, axis=-1) == labels).astype(outputs.dtype)}
 
 
@@ -111,7 +120,8 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
             moments = moments_of(params, batch.reference, key)
         elif statistics == "running" and running_of:
             moments = running_of(params)
-        losses, metrics = criterion(model.apply(params, batch.x, key=key, moments=moments), batch.y)
+        x, y = _without_padding(batch)
+        losses, metrics = criterion(model.apply(params, x, key=key, moments=moments), y)
         value = _mean(losses, batch.weight)
         means = {name: _mean(metric, batch.weight) for name, metric in metrics.items()}
         if running_of and moments_of and moments is None:
@@ -138,10 +148,40 @@ def gradient_alone(value: Scalar) -> Scalar:
     return value - lax.stop_gradient(value)
 
 
+def _without_padding(batch: Examples) -> tuple[Any, Any]:
+    """Inputs and targets with zeros in the rows that do not count, so that nothing of what is in them is left."""
+    weight = batch.weight
+    if weight is None:
+        return batch.x, batch.y
+
+    def masked(leaf: Array) -> Array:
+        counts = (weight > 0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(counts, leaf, jnp.zeros((), leaf.dtype))
+
+    return jax.tree.map(masked, (batch.x, batch.y))
+
+
 def _mean(values: Array, weight: Array | None) -> Scalar:
+    """The mean over the examples, whose values may have further axes, such as the positions of a sequence."""
     if weight is None:
         return jnp.mean(values)
+    if values.shape[:1] != weight.shape:
+        raise InnerloopError(
+            f"The criterion returned {list(values.shape)} for {weight.shape[0]} examples; it must return one loss for "
+            "each example."
+        )
+    values = jnp.mean(values.reshape(len(weight), -1), axis=-1)
     return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), jnp.finfo(values.dtype).tiny)
+
+
+def _require_classes(labels: Array, known: Array, classes: int) -> None:
+    """Refuse labels that are no class, where they can be looked at."""
+    if isinstance(known, Tracer) or bool(jnp.all(known)):
+        return
+    wrong = int(jnp.ravel(labels)[int(jnp.argmin(jnp.ravel(known)))])
+    raise InnerloopError(
+        f"cross_entropy got the label {wrong} for {classes} outputs; labels are whole numbers from 0 to {classes - 1}."
+    )
 
 
 def _same_examples(outputs: tuple[int, ...], targets: tuple[int, ...], name: str) -> None:

@@ -3,6 +3,7 @@
 from innerloop.models.adapters import from_equinox, from_linen, from_nnx
 from innerloop.models.base import Apply, Model, from_functions
 from innerloop.models.convnet import SHIFT_ONLY, convnet
+from innerloop.models.description import NetworkDescription, from_description
 from innerloop.models.layers import glorot, normal, truncated_normal
 from innerloop.models.mlp import mlp
 from innerloop.models.norm import Normalisation, with_running_statistics
@@ -14,8 +15,10 @@ __all__ = [
     "SHIFT_ONLY",
     "Apply",
     "Model",
+    "NetworkDescription",
     "Normalisation",
     "convnet",
+    "from_description",
     "from_equinox",
     "from_functions",
     "from_linen",

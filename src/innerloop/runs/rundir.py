@@ -86,7 +86,7 @@ class Run:
             result = sealed.read(self.path / "evaluation.json")
         except InnerloopError:
             return None
-        return result if {"settings", "meta_steps"} <= result.keys() else None
+        return result if {"settings", "meta_steps", "remarks"} <= result.keys() else None
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores of single test tasks.
@@ -176,7 +176,7 @@ def stored(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run | None:
         raise InnerloopError(
             f"{path} is a run of the kind {name!r}, not {' or '.join(workloads)}; choose another --run-dir."
         )
-    workload = workloads[name]
+    workload = workloads[str(name)]
     try:
         return Run(path, workload, codec.decoded(workload.Config, values["config"]))
     except (InnerloopError, KeyError) as error:

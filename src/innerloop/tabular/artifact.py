@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
-from innerloop.core.trees import path_name
+from innerloop import artifacts
+from innerloop.artifacts import CONFIG, WEIGHTS, Artifact
 from innerloop.errors import InnerloopError
-from innerloop.runs.rundir import write_text
 from innerloop.tabular import learner
+from innerloop.tabular.columns import in_order
+from innerloop.tabular.design import Design
 from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Columns, Inputs, Preparation
-from innerloop.tabular.learner import Adapted, Design
+from innerloop.tabular.learner import Adapted
 from innerloop.types import Examples, Meta
-from innerloop.workloads.tabular.defaults import in_order
 
-FORMAT = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "model.json", "README.md"
+KIND = "tabular"
 MEMBERS = 16
 """Adaptations, each to a reweighted support set, whose disagreement is the spread of a prediction."""
 BLOCK = 4096
@@ -183,73 +181,74 @@ def save(learned: TrainedLearner, folder: Path) -> None:
     Raises:
         InnerloopError: if they cannot be written.
     """
-    arrays = {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(learned.meta)}
-    content = save_arrays(arrays)
     config = {
-        "format": FORMAT,
         "design": asdict(learned.design),
         "labels": list(learned.labels),
         "sizes": list(learned.preparation.sizes),
         "outputs": int(learned.meta.params["head"]["common"].shape[1]),
         "features": learned.preparation.to_json(),
         "facts": learned.facts,
-        "sha256": hashlib.sha256(content).hexdigest(),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{WEIGHTS}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / WEIGHTS)
-    except OSError as error:
-        raise InnerloopError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
-    write_text(folder / CONFIG, json.dumps(config, indent=1))
-    write_text(folder / CARD, card(learned))
+    artifacts.write(folder, KIND, config, learned.meta, card(learned))
 
 
 def load(folder: Path) -> TrainedLearner:
-    """Read a folder that `save` wrote. Nothing in it is executed.
+    """Read a folder that `save` wrote, of this version or of format 1. Nothing in it is executed.
+
+    Args:
+        folder: the folder, or the directory of a run that holds it.
 
     Raises:
         InnerloopError: if it is not such a folder, is damaged, or of another version.
     """
+    folder = artifacts.of_run(folder)
+    old = (folder / "model.json").exists() and not (folder / artifacts.CONFIG).exists()
+    return from_artifact(_format_1(folder) if old else artifacts.read(folder))
+
+
+def from_artifact(stored: Artifact) -> TrainedLearner:
+    """The learner that a folder holds.
+
+    Raises:
+        InnerloopError: if it holds another kind of model, or does not fit this version.
+    """
+    if stored.kind != KIND:
+        raise InnerloopError(
+            f"{stored.folder} holds a model of the kind {stored.kind!r}, not a learner of tables; read it with "
+            "innerloop.load(folder)."
+        )
+    config = stored.config
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        content = (folder / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InnerloopError(f"{folder} holds no model ({error}); it needs {CONFIG} and {WEIGHTS}.") from error
-    try:
-        if config["format"] != FORMAT:
-            raise InnerloopError(f"{folder} has the format {config['format']}; this version reads {FORMAT}.")
-        if hashlib.sha256(content).hexdigest() != config["sha256"]:
-            raise InnerloopError(f"{folder / WEIGHTS} is damaged (it is not what {CONFIG} says); copy it again.")
         design = design_from_json(config["design"])
         preparation = Preparation.from_json(config["features"])
         counts, numbers = config["sizes"]
         template = jax.eval_shape(
             lambda: learner.initial(design, (counts, numbers), config["outputs"], jax.random.key(0))
         )
-        arrays = load_arrays(content)
         labels, facts = tuple(config["labels"]), dict(config["facts"])
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InnerloopError):
             raise
-        raise InnerloopError(f"{folder} is no model of this version of innerloop ({error}).") from error
+        raise InnerloopError(f"{stored.folder} is no model of this version of innerloop ({error}).") from error
+    return TrainedLearner(design, preparation, stored.restored(template), labels, facts)
 
-    def restore(path: Any, leaf: Any) -> Any:
-        stored = arrays.get(path_name(path))
-        if stored is None or stored.shape != leaf.shape or stored.dtype != leaf.dtype:
-            found = "nothing" if stored is None else f"{stored.dtype}{list(stored.shape)}"
-            raise InnerloopError(
-                f"{folder / WEIGHTS} does not fit {CONFIG}: {path_name(path)} should be "
-                f"{leaf.dtype}{list(leaf.shape)}, but it holds {found}."
-            )
-        return jnp.asarray(stored)
 
-    return TrainedLearner(design, preparation, jax.tree.map_with_path(restore, template), labels, facts)
+def _format_1(folder: Path) -> Artifact:
+    """A folder as versions before 0.2 wrote it, where the encoder was called a trunk."""
+    try:
+        config = json.loads((folder / "model.json").read_text())
+        content = (folder / "model.safetensors").read_bytes()
+        arrays = load_arrays(content)
+        if config["format"] != 1 or hashlib.sha256(content).hexdigest() != config["sha256"]:
+            raise ValueError("its checksum differs")
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise InnerloopError(f"{folder} holds a model that is damaged ({error}); copy it again.") from error
+    renamed = {name.replace("params/trunk/", "params/encoder/"): array for name, array in arrays.items()}
+    return Artifact(folder, KIND, config, renamed)
 
 
 def design_from_json(values: dict[str, Any]) -> Design:
-    """A design from the object that `model.json` holds."""
+    """A design from the object that `config.json` holds."""
     fields: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
     design = Design(**fields)
     design.require()
@@ -275,9 +274,9 @@ def card(learned: TrainedLearner) -> str:
         "Probabilities are not calibrated beyond what training gave.",
         "",
         "```python",
-        "from innerloop import TabularMetaLearner",
+        "import innerloop as il",
         "",
-        'task = TabularMetaLearner.load("this folder").adapt(X_support, y_support)',
+        'task = il.load("this folder").adapt(X_support, y_support)',
         "task.predict(X_query)",
         "```",
         "",

@@ -9,43 +9,45 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.tabular import artifact as model
-from innerloop.tabular.artifact import AdaptedTask, TrainedLearner
+from innerloop.tabular.artifact import MEMBERS, AdaptedTask, TrainedLearner
+from innerloop.tabular.columns import as_target, columns_of, label_text
+from innerloop.tabular.design import Design
 from innerloop.tabular.features import Feature, Preparation
-from innerloop.tabular.learner import Design, initial
-from innerloop.types import Meta
-from innerloop.workloads.tabular import training
-from innerloop.workloads.tabular.config import Config, Training
-from innerloop.workloads.tabular.rows import Rows
-from innerloop.workloads.tabular.session import learned_of
-from innerloop.workloads.tabular.tables import label_text
+from innerloop.tabular.learner import initial, started_from
+from innerloop.tabular.plan import Choices
+from innerloop.tabular.prepare import prepare
+from innerloop.tabular.rows import rows_of_tasks
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils.multiclass import check_classification_targets, type_of_target
+    from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise InnerloopError("The estimators need scikit-learn; install it with: pip install 'innerloop[own]'") from error
+    raise InnerloopError(
+        "The estimators need scikit-learn; install it with: pip install 'innerloop[tabular]'"
+    ) from error
 
 COLD_WIDTH = 256
 """Random features that a learner without training reads a task by."""
-MEMBERS = 16
 
 
 class TabularMetaLearner:
     """Learns from many tasks how to learn the next one from a few rows.
 
     Args:
-        kind: what is predicted; `"auto"` takes real targets with many different values for a regression.
+        kind: what is predicted; `"auto"` infers it from the targets, see `innerloop.tabular.columns.infer_kind`: whole
+            numbers with more than 20 different values, and all other real numbers, are a regression.
         preset: how much to spend.
         iterations: meta-steps at most; 0 takes those of the preset.
         supports: sizes of support sets in training; empty chooses from the data.
         seed: of the split, the initial parameters and the training tasks.
         algorithm: a row of the table of algorithms.
-        initial: parameters of the trunk to start from, as the arrays of `model.safetensors` under
-            `params/trunk/` (without that prefix); `None` starts at random.
+        initial: parameters of the encoder to start from, as the arrays of `weights.safetensors` under
+            `params/encoder/` (without that prefix); `None` starts at random.
 
     Attributes:
         learned: what training gave, once it has.
+        reasons: what `fit` chose from the data, and why, a line each.
 
     Example:
         >>> import numpy as np
@@ -76,6 +78,7 @@ class TabularMetaLearner:
         self.kind, self.preset, self.iterations, self.supports = kind, preset, iterations, tuple(supports)
         self.seed, self.algorithm, self.initial = seed, algorithm, initial
         self.learned: TrainedLearner | None = None
+        self.reasons: tuple[str, ...] = ()
 
     def fit(self, tasks: Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]]) -> "TabularMetaLearner":
         """Meta-train.
@@ -90,29 +93,30 @@ class TabularMetaLearner:
         Raises:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
-        rows = rows_of_tasks(tasks, self.kind)
-        config = Config(
-            algorithm=self.algorithm,  # pyright: ignore[reportArgumentType]
-            preset=self.preset,  # pyright: ignore[reportArgumentType]
+        rows, reason = rows_of_tasks(tasks, self.kind)
+        choices = Choices(
+            algorithm=self.algorithm,
+            preset=self.preset,
             supports=self.supports,
             seed=self.seed,
-            training=Training(iterations=self.iterations),
+            iterations=self.iterations,
         )
         names = len(rows.names)
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
         parts = tuple("valid" if task in order[:held] else "train" for task in range(names))
-        data = training.prepared(config, rows._replace(parts=parts))
-        fitting = training.fitting_of(config, data)
+        data = prepare(rows._replace(parts=parts), choices)
+        fitting = data.fitting()
         fit = fitting.start(self.seed)
         if self.initial is not None:
             fit = fit._replace(state=fit.state._replace(meta=started_from(fit.state.meta, self.initial)))
-        for now, moment in fitting.run(fit):
-            training.require_finite(moment, config)
+        for now, info in fitting.run(fit):
             fit = now
-        scores = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
-        facts = {"name": "A few-shot learner", "data": scores, "meta_steps": int(fit.state.step), "seed": self.seed}
+            info.require_finite("lower the learning rates, or scale what is extreme in the features")
+        counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
+        facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
         self.learned = TrainedLearner(data.plan.design, data.preparation, fit.best, data.plan.labels, facts)
+        self.reasons = (reason, *data.plan.reasons)
         return self
 
     def adapt(self, X: Any, y: Any, *, members: int = MEMBERS) -> "Adapted":
@@ -128,12 +132,10 @@ class TabularMetaLearner:
         """
         learned = self.trained()
         columns = columns_of(X, learned.preparation.features)
-        values = np.asarray(y)
+        target = as_target(y, learned.design.kind, "y")
         if learned.regression:
-            return Adapted(model.adapt(learned, columns, values.astype(np.float64), members=members), {})
-        texts = np.array([label_text(each) for each in values.tolist()], object)
-        original = dict(zip(texts.tolist(), values, strict=True))
-        return Adapted(model.adapt(learned, columns, texts), original)
+            return Adapted(model.adapt(learned, columns, target, members=members), {})
+        return Adapted(model.adapt(learned, columns, target), dict(zip(target.tolist(), np.asarray(y), strict=True)))
 
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors), configuration (JSON) and a model card."""
@@ -146,7 +148,11 @@ class TabularMetaLearner:
         Raises:
             InnerloopError: if there is none, it is damaged, or of another version.
         """
-        learned = learned_of(Path(folder))
+        return cls.from_learned(model.load(Path(folder)))
+
+    @classmethod
+    def from_learned(cls, learned: TrainedLearner) -> "TabularMetaLearner":
+        """What training gave elsewhere, with the manners of an estimator."""
         learner = cls(kind=learned.design.kind, algorithm=learned.design.algorithm)
         learner.learned = learned
         return learner
@@ -261,7 +267,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         if len(self.classes_) < 2:
             raise InnerloopError(f"y has only one class ({self.classes_[0]!r}); at least two classes are needed.")
         learned = self._learned(X, "classification")
-        texts = [label_text(each) or "" for each in self.classes_.tolist()]
+        texts = [label_text(label) or "" for label in self.classes_.tolist()]
         if len(set(texts)) < len(texts):  # labels such as 1 and "1"
             texts = [f"class {i}" for i in range(len(texts))]
         self._places = {text: i for i, text in enumerate(texts)}
@@ -339,98 +345,8 @@ def cold(X: np.ndarray, kind: str) -> TrainedLearner:
     widths = (COLD_WIDTH, COLD_WIDTH)
     design = Design(kind=kind, widths=widths, start="ridge", steps=0)  # pyright: ignore[reportArgumentType]
     meta = initial(design, fitted.sizes, 1 if kind == "regression" else 2, jax.random.key(0))
-    trunk = meta.params["trunk"]
+    weights = meta.params["encoder"]
     bias = jax.random.normal(jax.random.key(1), (COLD_WIDTH,))  # or what the network reads of one number is its sign
-    layers = trunk | {"dense1": trunk["dense1"] | {"bias": bias}}
+    layers = weights | {"dense1": weights["dense1"] | {"bias": bias}}
     head = meta.params["head"] | {"log_ridge": np.float32(np.log(1e-2))}
-    return TrainedLearner(design, fitted, replace_params(meta, trunk=layers, head=head))
-
-
-def started_from(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Meta:
-    """The same with other parameters of the trunk.
-
-    Args:
-        meta: what is learned, before training.
-        arrays: by their names, such as `dense1/kernel`.
-
-    Raises:
-        InnerloopError: if a name or shape differs.
-    """
-    trunk = meta.params["trunk"]
-    wanted = {f"{layer}/{name}": leaf for layer, leaves in trunk.items() for name, leaf in leaves.items()}
-    if set(arrays) != set(wanted):
-        odd = sorted(set(arrays) ^ set(wanted))
-        raise InnerloopError(f"initial differs in {', '.join(odd[:5])} from the trunk, which has {', '.join(wanted)}.")
-    for name, leaf in wanted.items():
-        if np.shape(arrays[name]) != leaf.shape:
-            raise InnerloopError(f"initial has {name} of shape {np.shape(arrays[name])}; it must be {leaf.shape}.")
-    layers = {
-        layer: {name: jax.numpy.asarray(arrays[f"{layer}/{name}"], leaf.dtype) for name, leaf in leaves.items()}
-        for layer, leaves in trunk.items()
-    }
-    return replace_params(meta, trunk=layers)
-
-
-def replace_params(meta: Meta, **parts: Any) -> Meta:
-    """The same with some parts of the parameters replaced."""
-    return meta._replace(params={**meta.params, **parts})
-
-
-def rows_of_tasks(tasks: Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]], kind: str) -> Rows:
-    """Tasks in memory as rows.
-
-    Raises:
-        InnerloopError: if there is none, or they do not agree in their features.
-    """
-    named = dict(tasks) if isinstance(tasks, Mapping) else {str(i): task for i, task in enumerate(tasks)}
-    if not named:
-        raise InnerloopError("There are no tasks; give a list of (X, y).")
-    columns: list[dict[str, np.ndarray]] = []
-    targets, owners = [], []
-    for i, (name, (X, y)) in enumerate(named.items()):
-        columns.append(named_columns(X))
-        targets.append(np.asarray(y))
-        if columns[-1].keys() != columns[0].keys() or len(targets[-1]) != len(next(iter(columns[-1].values()))):
-            raise InnerloopError(
-                f"Task {name!r} has {len(columns[-1])} features and {len(targets[-1])} targets; all tasks need the "
-                f"features of the first ({len(columns[0])}), and a target for each row."
-            )
-        owners.append(np.full(len(targets[-1]), i, np.int32))
-    target = np.concatenate(targets)
-    if kind == "auto":
-        kind = "regression" if type_of_target(target).startswith("continuous") else "classification"
-    if kind == "regression":
-        target = target.astype(np.float64)
-    else:
-        target = np.array([label_text(each) for each in target.tolist()], object)
-    joined = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
-    return Rows(joined, target, np.concatenate(owners), tuple(named))
-
-
-def named_columns(X: Any) -> dict[str, np.ndarray]:
-    """The columns of a matrix by their number, or of a data frame by their name."""
-    if hasattr(X, "columns"):
-        return {str(name): np.asarray(X[name]) for name in X.columns}
-    values = np.asarray(X)
-    if values.ndim != 2:
-        raise InnerloopError(f"X has the shape {list(values.shape)}; it must be [rows, features].")
-    return {str(i): values[:, i] for i in range(values.shape[1])}
-
-
-def columns_of(X: Any, features: Sequence[Feature]) -> dict[str, np.ndarray]:
-    """The features that a learner reads: by name from a data frame, by order from a matrix.
-
-    Raises:
-        InnerloopError: if their number differs.
-    """
-    if hasattr(X, "columns"):
-        return named_columns(X)
-    values = np.asarray(X)
-    if values.ndim == 2 and all(each.name.isdigit() for each in features):
-        return named_columns(values)
-    width = sum(each.width for each in features)
-    if values.ndim != 2 or values.shape[1] != width:
-        raise InnerloopError(f"X has the shape {list(values.shape)}; this learner reads {width} features of each row.")
-    ends = np.cumsum([each.width for each in features])
-    parts = [values[:, end - each.width : end] for each, end in zip(features, ends, strict=True)]
-    return {each.name: part if each.width > 1 else part[:, 0] for each, part in zip(features, parts, strict=True)}
+    return TrainedLearner(design, fitted, meta._replace(params={**meta.params, "encoder": layers, "head": head}))

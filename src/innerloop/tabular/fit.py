@@ -14,7 +14,9 @@ from jax import Array
 from innerloop.core import outer
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import MetaState, sample_task
-from innerloop.tabular.learner import Design, initial, learner_loss
+from innerloop.errors import InnerloopError
+from innerloop.tabular.design import Design
+from innerloop.tabular.learner import initial, learner_loss
 from innerloop.types import Meta, TaskDistribution
 
 VALIDATION_EPISODES = 200
@@ -67,6 +69,19 @@ class StepInfo(NamedTuple):
     metrics: dict[str, float]
     validation: float
 
+    def require_finite(self, mend: str) -> None:
+        """Stop training whose numbers are no longer numbers.
+
+        Args:
+            mend: what to do then.
+
+        Raises:
+            InnerloopError: naming the metric.
+        """
+        for name, value in self.metrics.items():
+            if not np.isfinite(value):
+                raise InnerloopError(f"Training diverged: {name} is {value} at step {self.step}; {mend}.")
+
 
 class Fitting:
     """The compiled meta-step and validation of one learner.
@@ -74,10 +89,10 @@ class Fitting:
     Args:
         design: what the learner is.
         schedule: how it is trained.
-        sizes: counts and numbers that its trunk reads.
+        sizes: counts and numbers that its encoder reads.
         classes: outputs of its head; 1 for regression.
         training: the training tasks.
-        held_out: tasks on which training is judged and stopped; `None` takes the last state.
+        held_out: tasks on which training is validated and stopped; `None` takes the last state.
     """
 
     def __init__(
@@ -129,7 +144,7 @@ class Fitting:
         state, metrics = self._steps(fit.state, self._training, np.int32(count))
         return fit._replace(state=state), {name: float(value) for name, value in jax.device_get(metrics).items()}
 
-    def judge(self, fit: Fit) -> tuple[Fit, float]:
+    def validate(self, fit: Fit) -> tuple[Fit, float]:
         """Validate, and keep what was learned if it is the best so far."""
         meta, step = fit.state.meta, fit.state.step
         if self._held_out is None:
@@ -145,7 +160,7 @@ class Fitting:
             done, every = int(fit.state.step), self.schedule.every
             count = min(every - done % every, self.total(fit) - done)
             fit, metrics = self.advance(fit, count)
-            fit, loss = self.judge(fit)
+            fit, loss = self.validate(fit)
             yield fit, StepInfo(done + count, metrics, loss)
 
 

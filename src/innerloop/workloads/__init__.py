@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from innerloop.errors import InnerloopError
-from innerloop.runs.recipe import nearest
+from innerloop.runs.recipe import Recipe
 from innerloop.runs.workload import Workload
+from innerloop.text import nearest
 
 
 def registered() -> Mapping[str, Workload[Any]]:
@@ -17,9 +18,9 @@ def registered() -> Mapping[str, Workload[Any]]:
     return {workload.name: workload for workload in (EPISODES, REINFORCEMENT, TABULAR)}
 
 
-def recipe_names() -> list[str]:
-    """The names of all recipes."""
-    return [name for workload in registered().values() for name in workload.recipes]
+def recipes() -> Mapping[str, Recipe[Any]]:
+    """All recipes by name."""
+    return {name: recipe for workload in registered().values() for name, recipe in workload.recipes.items()}
 
 
 def with_recipe(name: str) -> Workload[Any]:
@@ -31,4 +32,4 @@ def with_recipe(name: str) -> Workload[Any]:
     for workload in registered().values():
         if name in workload.recipes:
             return workload
-    raise InnerloopError(f"There is no recipe {name!r}; {nearest(name, recipe_names())}")
+    raise InnerloopError(f"There is no recipe {name!r}; {nearest(name, recipes())}")

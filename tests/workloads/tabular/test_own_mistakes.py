@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
 from innerloop.workloads.tabular import loading
 from innerloop.workloads.tabular.tables import Column
 from workloads.tabular import sheets

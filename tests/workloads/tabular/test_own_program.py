@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from innerloop.cli.main import main as cli
+from innerloop.cli import main as cli
 from innerloop.runs.rundir import existing
 from innerloop.tabular import artifact as model
+from innerloop.workloads import registered
 from workloads.tabular import sheets
 
 
@@ -22,10 +23,10 @@ def test_training_leaves_a_run_with_scores_beside_baselines_a_report_and_a_model
     assert "`price` (numbers, 1)" in card
     assert cli.run(["train", "shops.csv", "--run-dir=run", *sheets.TRAIN]) == 0  # nothing is left to do
     said = capsys.readouterr().out
-    assert "continuing after step 24" in said
+    assert "continuing after meta-step 24" in said
     assert "classes: no, yes, the same in all tasks" in said
     assert cli.run(["config", "run"]) == 0
-    assert existing(shops / "run").config.target == "bought"
+    assert existing(shops / "run", registered()).config.target == "bought"
 
 
 def test_adaptation_gives_a_row_of_probabilities_for_each_query(shops, capsys):

@@ -1,5 +1,6 @@
 """From a configuration to the values that the library works with. Data flows one way: nothing below sees a `Config`."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -7,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax import lax
 
-from innerloop import models, ops, tasks
+from innerloop import models, tasks
 from innerloop.core import algorithms, losses
 from innerloop.core.adjoints import Annealed, ConjugateGradient, Implicit, Truncated
 from innerloop.core.algorithms import Algorithm, MetaLearner
@@ -18,7 +18,7 @@ from innerloop.core.layout import Layout
 from innerloop.core.objectives import multi_step
 from innerloop.core.outer import Diagnostics, MetaState, MetaStep
 from innerloop.errors import InnerloopError
-from innerloop.models import Model, Normalisation
+from innerloop.models import Model, NetworkDescription
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.runs.codec import flag
 from innerloop.tasks.images import require_episodes
@@ -43,6 +43,17 @@ class Data(NamedTuple):
     """What the tasks are drawn from: nothing for sinusoids, labelled images in three parts otherwise."""
 
     parts: dict[Part, Labelled] | None
+
+    def settings(self) -> dict[str, str]:
+        """What tells other images under the same name: a hash of all that training reads."""
+        if not self.parts:
+            return {}
+        digest = hashlib.sha256()
+        for part in sorted(self.parts):
+            for array in self.parts[part]:
+                digest.update(f"{part} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return {"data": digest.hexdigest()[:16]}
 
 
 @dataclass(frozen=True)
@@ -302,40 +313,36 @@ def network(config: Config, outputs: int | None = None, more_inputs: int = 0) ->
         outputs: number of outputs, if not that of the tasks.
         more_inputs: number of inputs beside those of the tasks, of a multilayer perceptron.
     """
-    net = config.network
-    normalisation = None if net.normalisation == "none" else Normalisation(net.scale, net.shift)
-    image = IMAGE_SHAPES.get(type(config.tasks))
-    outputs = outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways)
-    convolution = lax.conv_general_dilated if config.layout.convolution == "lax" else ops.conv_general_dilated
-    if net.kind == "mlp":
-        inputs = (int(np.prod(image)) if image else 1) + more_inputs
-        model = models.mlp(inputs, net.widths, outputs, initializer=models.glorot, normalisation=normalisation)
-    elif image is None:
+    return models.from_description(described_network(config, outputs, more_inputs))
+
+
+def described_network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> NetworkDescription:
+    """The configured network as plain values, see `network`.
+
+    Raises:
+        InnerloopError: if the configuration gives none.
+    """
+    net, image = config.network, IMAGE_SHAPES.get(type(config.tasks))
+    if net.kind != "mlp" and image is None:
         raise InnerloopError(f"--network.kind {net.kind} takes images; for these tasks use mlp.")
-    elif net.kind == "convnet":
-        model = models.convnet(
-            image,
-            outputs,
-            downsample=net.downsample,
-            filters=net.widths[0],
-            blocks=len(net.widths),
-            normalisation=normalisation,
-            convolution=convolution,
+    if net.kind == "resnet12" and net.normalisation == "none":
+        raise InnerloopError(
+            "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
         )
-    else:
-        if normalisation is None:
-            raise InnerloopError(
-                "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
-            )
-        model = models.resnet12(
-            image, outputs, filters=net.widths, normalisation=normalisation, convolution=convolution
-        )
-    if net.precision != "float32":
-        model = models.in_precision(model, net.precision)
-    if net.normalisation == "running":
-        shape = image or (1,)
-        return models.with_running_statistics(model, jax.ShapeDtypeStruct((2, *shape), np.float32))
-    return model
+    return NetworkDescription(
+        kind=net.kind,
+        inputs=image or (1,),
+        outputs=outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways),
+        widths=net.widths,
+        downsample=net.downsample,
+        normalised=net.normalisation != "none",
+        scale=net.scale,
+        shift=net.shift,
+        running=net.normalisation == "running",
+        more_inputs=more_inputs,
+        precision=net.precision,
+        convolution="lax" if config.layout.convolution == "lax" else "patches",
+    )
 
 
 def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformation:

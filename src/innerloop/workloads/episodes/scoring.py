@@ -1,32 +1,29 @@
 """The evaluation of a run: adaptation curves on fixed test tasks, beside the baselines of the paper."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from textwrap import wrap
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors.numpy
 
 from innerloop import tasks
 from innerloop.core import algorithms, losses, outer, rules
 from innerloop.core.algorithms.learner import adapted_leaves
-from innerloop.core.evaluate import evaluate, summarise
+from innerloop.core.evaluate import evaluate
 from innerloop.core.layout import Layout
 from innerloop.core.trees import path_name
+from innerloop.runs import codec
 from innerloop.runs.progress import Progress
-from innerloop.runs.rundir import Run, commit, write_bytes, write_text
+from innerloop.runs.results import Result, estimate
+from innerloop.runs.workload import Comparable
 from innerloop.types import Meta, Params, TaskDistribution
-from innerloop.workloads.episodes import training
 from innerloop.workloads.episodes.build import Experiment, assemble, network, outer_optimizer
 from innerloop.workloads.episodes.config import Config, Variant
 from innerloop.workloads.episodes.config import Layout as LayoutSettings
-from innerloop.workloads.episodes.recipes import Published, published_beside
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Step sizes among which a baseline chooses by its score on validation tasks."""
@@ -35,26 +32,24 @@ RATE_SEED = 20_000
 BASELINE_SEED = 30_000
 BATCH = 128
 """Images in a batch of the pre-training."""
-LARGE = 1e5
-"""From here on a score is shown with two digits and its power of ten."""
+TEST = ("tasks", "shots", "queries", "seed")
+"""The settings of an evaluation that its test tasks depend on."""
 
 SCRATCH = "random initialisation"
 PRETRAINED = "pre-trained on all tasks"
 
 
-def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Progress) -> dict[str, Any]:
-    """Evaluate a trained run and write `evaluation.json`.
+def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
+    """Evaluate what was learned.
 
     Args:
-        run: where it is written.
         experiment: what was trained; its `config.evaluation` says what is measured.
         meta: what was learned.
-        step: after how many meta-steps.
         progress: what is said meanwhile.
 
     Returns:
-        What was written: for each number of shots a table of methods, with every metric after 0, 1, ..., k inner steps.
-        The scores of the single tasks are written to `scores.safetensors`.
+        For each number of shots a table of methods, with every metric after 0, 1, ..., k inner steps; and the scores of
+        the single tasks, see `score_name`.
     """
     config = experiment.config
     settings = config.evaluation
@@ -76,16 +71,12 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
         with progress.timed(f"evaluating {len(contestants)} methods on {settings.tasks} test tasks with {shots} shots"):
             rows = [
                 row
-                for method, each, learned, choose_rate in contestants
-                for row in each.rows(method, learned, shots, choose_rate=choose_rate)
+                for method, of_method, learned, choose_rate in contestants
+                for row in of_method.rows(method, learned, shots, choose_rate=choose_rate)
             ]
         tables.append({"shots": shots, "rows": rows})
     metric, factor, unit = experiment.scale_metric()
-    result = {
-        "recipe": config.recipe,
-        "algorithm": config.algorithm,
-        "seed": config.seed,
-        "meta_steps": step,
+    values = {
         "metric": metric,
         "factor": factor,
         "unit": unit,
@@ -93,16 +84,45 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
         "test_tasks": settings.tasks,
         "test_seed": settings.seed,
         "queries": settings.queries,
-        "commit": commit(),
-        "remarks": [*experiment.remarks(), *training.remarks(run.records(), config)],
         "tables": tables,
     }
-    kept = {
-        name: scores for each in dict.fromkeys(each[1] for each in contestants) for name, scores in each.kept.items()
+    evaluated = dict.fromkeys(of_method for _, of_method, _, _ in contestants)
+    return Result(values, {name: scores for of_method in evaluated for name, scores in of_method.kept.items()})
+
+
+def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The scores of a finished run that other runs can be compared with.
+
+    Args:
+        config: its configuration.
+        result: its evaluation.
+        scores: of single tasks, as `score` gives them.
+
+    Raises:
+        KeyError: if the scores of the run's own method are not among them.
+    """
+    found = []
+    for table in result["tables"]:
+        for row in table["rows"]:
+            own = row["method"] == config.algorithm
+            name = score_name(row["method"], row["judge"], table["shots"])
+            if own or name in scores:
+                by = "" if row["judge"] == "query" else f", {row['judge']}"
+                title = f"{table['shots']}-shot, {result['unit']}{by}"
+                curves = scores[name] * result["factor"]
+                found.append(Comparable(title, curves, result["metric"] == "loss", "" if own else row["method"]))
+    return found
+
+
+def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
+    measured = {f"--evaluation.{name}": result["settings"][name] for name in TEST}
+    settings = {f"--tasks.{codec.flag(name)}": value for name, value in codec.leaves(config.tasks)}
+    return {
+        **measured,
+        "--tasks": type(config.tasks).__name__.removesuffix("Tasks").lower(),
+        **{name: value for name, value in settings.items() if name not in ("--tasks.shots", "--tasks.queries")},
     }
-    write_bytes(run.scores, safetensors.numpy.save(kept))
-    write_text(run.evaluation, json.dumps(result, indent=1))
-    return result
 
 
 def score_name(method: str, judge: str, shots: int) -> str:
@@ -158,7 +178,7 @@ class Curves:
                     name.removeprefix(f"{judge}/"): {"mean": mean.tolist(), "interval": interval.tolist()}
                     for name, values in curves.items()
                     if name.startswith(f"{judge}/")
-                    for mean, interval in [summarise(values)]
+                    for mean, interval in [estimate(values)]
                 },
             }
             for judge in judges
@@ -228,65 +248,6 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
         return jnp.zeros_like(new) if "head" in path_name(path).split("/") else old
 
     return jax.tree.map_with_path(choose, fresh, state.meta.params)
-
-
-def cell(result: dict[str, Any], row: dict[str, Any], step: int) -> str:
-    """A score after a number of inner steps with its interval, in the unit of the result; nothing beyond the last."""
-    values, factor = row["metrics"][result["metric"]], result["factor"]
-    if step >= len(values["mean"]):
-        return ""
-    digits = result.get("digits", 2 if factor == 1 else 1)
-    mean, interval = (in_digits(values[each][step] * factor, digits) for each in ("mean", "interval"))
-    return f"{mean} ± {interval}"
-
-
-def in_digits(value: float, digits: int, sign: str = "") -> str:
-    """A number with so many digits behind the point; with two and a power of ten if training diverged."""
-    return f"{value:{sign}.{digits}f}" if abs(value) < LARGE else f"{value:{sign}.2g}"
-
-
-def row_name(row: dict[str, Any]) -> str:
-    """What a row is called: its method and, where there are two, its judge."""
-    return row["method"] if row["judge"] == "query" else f"{row['method']}, {row['judge']}"
-
-
-def shown_steps(table: dict[str, Any], metric: str, published: Sequence[Published]) -> list[int]:
-    """The numbers of inner steps that a table shows: the ends, one, five, and those of the published figures."""
-    last = len(table["rows"][0]["metrics"][metric]["mean"]) - 1
-    return sorted(step for step in {0, 1, 5, last, *(each.steps for each in published)} if step <= last)
-
-
-def as_text(result: dict[str, Any]) -> str:
-    """The evaluation as a table within 80 columns, beside the published figures of the recipe."""
-    published = published_beside(result["recipe"], result["algorithm"])
-    lines, sources = [], []
-    for table in result["tables"]:
-        here = [each for each in published if each.shots == table["shots"]]
-        steps = shown_steps(table, result["metric"], here)[-4:]
-        shown = [cell(result, row, step) for row in table["rows"] for step in steps]
-        width = max(13, 2 + max(map(len, shown)), *(1 + len(each.text) for each in here))
-        name_width = 80 - width * len(steps)
-        head = "".join(f"{f'after {step}':>{width}}" for step in steps)
-        title = f"{table['shots']}-shot, {result['unit']}"
-        lines += ["", f"{title[: name_width - 1]:<{name_width}}{head}"]
-        for row in table["rows"]:
-            cells = "".join(f"{cell(result, row, step):>{width}}" for step in steps)
-            lines.append(f"{shortened(row_name(row), name_width - 1):<{name_width}}{cells}")
-        for method in dict.fromkeys(each.method for each in here):
-            figure_at = {each.steps: each for each in here if each.method == method}
-            source = next(iter(figure_at.values())).source
-            sources += [] if source in sources else [source]
-            cells = "".join(f"{figure_at[step].text if step in figure_at else '':>{width}}" for step in steps)
-            name = f"{shortened(method, name_width - 5)} [{sources.index(source) + 1}]"
-            lines.append(f"{name:<{name_width}}{cells}")
-    lines.append(f"mean and 95 % interval over {result['test_tasks']} test tasks, after so many inner steps")
-    lines += [line for each in result.get("remarks", ()) for line in wrap(f"note: {each}", 80)]
-    return "\n".join([*lines, *(f"[{i}] {source}" for i, source in enumerate(sources, 1))])
-
-
-def shortened(text: str, width: int) -> str:
-    """The text cut to a width, with an ellipsis if it does not fit."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _any_adjoint(config: Config) -> LayoutSettings:

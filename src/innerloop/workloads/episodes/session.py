@@ -29,7 +29,7 @@ class EpisodesSession:
     def __init__(self, experiment: Experiment, progress: Progress, candidates: Sequence[tune.Candidate] = ()):
         self.experiment, self.progress, self._candidates = experiment, progress, candidates
         self.config = experiment.config
-        self.settings = codec.training_settings(self.config)
+        self.settings = codec.training_settings(self.config) | experiment.data.settings()
         self.tasks_per_step = self.config.outer.meta_batch
         self.rates = {
             "--inner.learning-rate": self.config.inner.learning_rate,
@@ -79,6 +79,10 @@ class EpisodesSession:
     def steps(self, state: MetaState) -> Iterator[StepInfo]:
         return training.train(self.experiment, state, self.progress, self.costs)
 
+    def seconds_per_step(self) -> float:
+        """The time of a meta-step, averaged over training."""
+        return tune.mean_seconds(self.experiment)
+
     def evaluate(self, state: MetaState) -> Result:
         return scoring.score(self.experiment, state.meta, self.progress)
 
@@ -86,7 +90,7 @@ class EpisodesSession:
         return report.tables(result, self.config)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        return training.remarks(records, self.config)
+        return [*self.experiment.remarks(), *training.remarks(records, self.config)]
 
     def sections(
         self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]

@@ -29,6 +29,8 @@ PROBED_TASKS = 4
 """Tasks for each device in the measurement of an image network on a CPU, where time is in proportion to them."""
 SECONDS = 0.2
 """How long one way is measured, beside compiling."""
+PARTS = 10
+"""Places in training at which a meta-step is timed, since some algorithms change over it."""
 WORTHWHILE = 0.9
 """Another way than the first must take less than this share of its time: bits should not hang on noise."""
 
@@ -126,6 +128,22 @@ def seconds_of(experiment: Experiment) -> float:
         each, state = clock(steps, state, tasks, max(int(SECONDS / 3 / once), 1))
         seconds.append(each)
     return min(seconds)
+
+
+def mean_seconds(experiment: Experiment) -> float:
+    """The time of a meta-step, averaged over training."""
+    layout, total = experiment.layout, experiment.config.outer.iterations
+    tasks = layout.replicate(experiment.training_tasks())
+    state = layout.replicate(training.initial_state(experiment))
+    steps = memory.compiled_steps(experiment, state, tasks)
+    seconds = []
+    for part in range(PARTS):
+        moment = np.int32(total * (part + 0.5) / PARTS)
+        state = layout.replicate(jax.device_get(training.initial_state(experiment))._replace(step=moment))
+        once, state = clock(steps, state, tasks, 1)
+        count = max(int(SECONDS / PARTS / once), 1)
+        seconds.append(clock(steps, state, tasks, count)[0])
+    return float(np.mean(seconds))
 
 
 def clock(steps: Any, state: Any, tasks: Any, count: int) -> tuple[float, Any]:

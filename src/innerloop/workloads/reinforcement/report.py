@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any, cast
 
 import jax
@@ -10,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop import rl
-from innerloop.errors import InnerloopError
+from innerloop.extras import require
 from innerloop.rl.types import HostEnv
-from innerloop.runs.rundir import Run, write_text
+from innerloop.runs import plots
+from innerloop.runs.results import Section, Table, adaptation_table, counted
 from innerloop.types import Meta, Params
-from innerloop.workloads.episodes import figures, report
-from innerloop.workloads.episodes.recipes import RECIPES
 from innerloop.workloads.reinforcement import scoring
 from innerloop.workloads.reinforcement.build import Experiment
 from innerloop.workloads.reinforcement.config import Config
+from innerloop.workloads.reinforcement.recipes import RECIPES
 
 SHOWN_TASKS, SHOWN_EPISODES = 3, 4
 FRAME_STEPS, SPEED = 4, 0.5
@@ -28,93 +29,106 @@ WIDTH, HEIGHT, METRE = 760, 150, 60
 INK, GROUND, PAPER = (27, 31, 36), (170, 178, 186), (255, 255, 255)
 
 
-def write(run: Run, experiment: Experiment, meta: Meta, result: dict[str, Any]) -> None:
-    """Write `report.html`.
+def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
+    """The returns of each method after 0, 1, ... updates, beside the published ones."""
+    published = RECIPES[config.recipe].published if config.recipe in RECIPES else ()
+    return [
+        adaptation_table(
+            f"{result['unit']} of an episode: mean ± 95 % interval, {result['test_tasks']} test tasks",
+            result,
+            table,
+            published=published,
+            notes=_notes(result, table),
+        )
+        for table in result["tables"]
+    ]
+
+
+def _notes(result: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
+    """What the returns are of."""
+    notes = [
+        f"undiscounted, after 0, 1, ... updates by policy gradient, each of {counted(table['shots'], 'episode')} "
+        f"({result['settings']['steps']:,} steps)"
+    ]
+    broken = sum(row["broken"] for row in table["rows"])
+    if broken:
+        notes.append(f"{counted(broken, 'episode')} ended because the simulation was no longer finite")
+    return notes
+
+
+def sections(
+    experiment: Experiment, meta: Meta, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    """The pictures of a run.
 
     Args:
-        run: the run, with its records.
-        experiment: what was trained.
+        experiment: what was trained, with the settings of the evaluation.
         meta: what was learned.
         result: its evaluation.
+        records: what training recorded.
 
     Raises:
-        InnerloopError: if matplotlib is not installed, or the file cannot be written.
+        InnerloopError: if matplotlib or pillow is not installed.
     """
     config = experiment.config
-    records, environment = run.records(), run.known()
     recipe = RECIPES.get(config.recipe)
     found = scoring.walk(experiment, meta)
     walks = [_relative(leaf) for leaf in jax.tree.leaves(found.params)]
-    paths, share = figures.plot_paths([walk[: figures.PATHS] for walk in walks])
-    title, caption, picture = pictures(experiment, found)
-    text = {
-        "title": f"{config.recipe}: {config.algorithm}",
-        "lead": lead(config, result, environment),
-        "picture_title": title,
-        "picture_caption": caption,
-        "learned": "Tasks of training: the mean return of what is collected before adaptation and after each update.",
-    }
-    markup = {
-        "tiles": report.tiles(records, result),
-        "tested": tested(result),
-        "tables": "".join(
-            report.table_section(table, result, recipe.published if recipe else ()) for table in result["tables"]
+    paths, share = plots.plot_paths([walk[: plots.SHOWN_PATHS] for walk in walks])
+    published = recipe.published if recipe else ()
+    curves = [plots.adaptation_curve(result, table, published, xlabel="updates") for table in result["tables"]]
+    shown = [
+        Section(
+            "What adaptation achieves",
+            "".join(f"<figure>{curve}</figure>" for curve in curves),
+            "The mean return of an episode on the test tasks of the published results, with its 95 % interval over "
+            "tasks. What is collected with an updated policy measures it, and makes the next update.",
         ),
-        "picture": picture,
-        "learning": learning_curve(records),
-    }
-    write_text(run.report, report.filled(config, environment, paths, share, recipe, text, markup))
+        pictures(experiment, found),
+        Section(
+            "Fast weights",
+            f"<figure>{paths}</figure>",
+            "Each line is one test task: its parameters on their way from the initialisation θ to the adapted θ', "
+            f"in the plane of the two principal directions of all paths, which holds {100 * share:.0f} % of their "
+            "variance.",
+        ),
+        Section(
+            "Learning",
+            f"<figure>{plots.learning_curves(records, {'mean return': lines(records)}, unit='iteration')}</figure>",
+            "Training tasks: the mean return of what is collected before adaptation and after each update.",
+        ),
+    ]
+    if recipe and recipe.deviations:
+        heading = "Where this departs from the published experiment"
+        shown.append(Section(heading, f"<p>{escape(recipe.deviations)}</p>"))
+    return shown
 
 
-def lead(config: Config, result: dict[str, Any], environment: dict[str, Any]) -> str:
-    return (
-        f"{config.environment}, inner estimator {config.inner.estimator}, outer update {config.outer.update}. Seed "
-        f"{config.seed}, {result['meta_steps']:,} iterations of {config.outer.meta_batch} tasks. innerloop "
-        f"{environment['versions']['innerloop']}."
-    )
-
-
-def tested(result: dict[str, Any]) -> str:
-    """What the scores are of."""
-    broken = sum(row["broken"] for table in result["tables"] for row in table["rows"])
-    unsound = f" {broken} episodes ended because the simulation was no longer finite." if broken else ""
-    return (
-        f"The {result['test_tasks']} test tasks of the published results; mean and 95 % interval over tasks (1.96 "
-        f"&sigma;/&radic;n) of the undiscounted return of an episode, after 0, 1, ... updates by policy gradient. Each "
-        f"update takes {result['settings']['steps']:,} steps of the task; those collected with the updated policy "
-        f"measure it, and make the next update.{unsound}"
-    )
-
-
-def learning_curve(records: Sequence[dict[str, Any]]) -> str:
-    """Returns before adaptation and after each update over the iterations of training."""
-    figure, axis = figures.pyplot().subplots(figsize=(6.4, 3.4))
-    names = sorted({name for each in records for name in each if name.startswith("return_")})
-    colours = [figures.COLOURS[6], *figures.COLOURS]
-    for name, colour in zip(names, colours, strict=False):
-        points = [(each["step"], each[name]) for each in records if name in each]
+def lines(records: Sequence[Mapping[str, Any]]) -> list[plots.Line]:
+    """A line for the returns before adaptation and after each update."""
+    names = sorted({name for record in records for name in record if name.startswith("return_")})
+    found = []
+    for name, colour in zip(names, [plots.GREY, *plots.COLOURS], strict=False):
         updates = int(name.removeprefix("return_"))
-        label = "before adaptation" if updates == 0 else f"after {report.counted(updates, 'update')}"
-        axis.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.2)
-    axis.set(xlabel="iteration", ylabel="mean return")
-    axis.legend(fontsize=8)
-    return figures.as_svg(figure)
+        label = "before adaptation" if updates == 0 else f"after {counted(updates, 'update')}"
+        found.append(plots.Line(name, label, colour))
+    return found
 
 
-def pictures(experiment: Experiment, found: rl.Adaptation) -> tuple[str, str, str]:
-    """The title, the caption and the picture of what the adapted policies do."""
+def pictures(experiment: Experiment, found: rl.Adaptation) -> Section:
+    """What the adapted policies do."""
     name = experiment.config.environment
     if not isinstance(experiment.env, HostEnv):
         caption = (
             f"Three test tasks, each a row: the paths of {SHOWN_EPISODES} episodes to the goal (star), before "
             "adaptation and after each update."
         )
-        return "Trajectories", caption, trajectories(experiment, found)
+        return Section("Trajectories", f"<figure>{trajectories(experiment, found)}</figure>", caption)
     caption = (
         f"{name}, one test task, half the real speed: above the policy before adaptation, below after "
-        f"{report.counted(found.returns.shape[1] - 1, 'update')}. A mark on the ground is a metre from the next."
+        f"{counted(found.returns.shape[1] - 1, 'update')}. A mark on the ground is a metre from the next."
     )
-    return "Before and after adaptation", caption, video(experiment, found)
+    return Section("Before and after adaptation", f"<figure>{video(experiment, found)}</figure>", caption)
 
 
 def trajectories(experiment: Experiment, found: rl.Adaptation) -> str:
@@ -122,7 +136,7 @@ def trajectories(experiment: Experiment, found: rl.Adaptation) -> str:
     goals = scoring.tasks(experiment.config)
     chosen = _spread(goals)
     updates = found.returns.shape[1]
-    figure, axes = figures.pyplot().subplots(
+    figure, axes = plots.pyplot().subplots(
         SHOWN_TASKS, updates, figsize=(2.3 * updates, 2.3 * SHOWN_TASKS), sharex=True, sharey=True, squeeze=False
     )
     for update in range(updates):
@@ -144,8 +158,8 @@ def trajectories(experiment: Experiment, found: rl.Adaptation) -> str:
             axis.set_aspect("equal")
             axis.set_title(f"{found.returns[chosen[row], update]:.1f}", fontsize=9)
             if row == SHOWN_TASKS - 1:
-                axis.set_xlabel("before" if update == 0 else f"after {report.counted(update, 'update')}")
-    return figures.as_svg(figure)
+                axis.set_xlabel("before" if update == 0 else f"after {counted(update, 'update')}")
+    return plots.as_svg(figure)
 
 
 def video(experiment: Experiment, found: rl.Adaptation) -> str:
@@ -153,10 +167,7 @@ def video(experiment: Experiment, found: rl.Adaptation) -> str:
 
     It is drawn from the capsules that the robot is made of, from the side, so it needs no graphics library of MuJoCo.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise InnerloopError("The report needs pillow; install it with: pip install 'innerloop[report]'") from error
+    image = require("PIL.Image", "report", "The report")
     gain = np.asarray(found.returns)[:, -1] - np.asarray(found.returns)[:, 0]
     task = int(np.argsort(gain)[len(gain) // 2])
     strips = []
@@ -165,7 +176,7 @@ def video(experiment: Experiment, found: rl.Adaptation) -> str:
         strips.append(list(frames(experiment, params, np.asarray(scoring.tasks(experiment.config)[task]))))
     length = max(map(len, strips))
     strips = [[*strip, *[strip[-1]] * (length - len(strip))] for strip in strips]
-    images = [Image.fromarray(np.concatenate(pair)).quantize(32) for pair in zip(*strips, strict=True)]
+    images = [image.fromarray(np.concatenate(pair)).quantize(32) for pair in zip(*strips, strict=True)]
     robot = cast(rl.envs.Locomotion, rl.envs.make(experiment.config.environment)).robot
     shown = round(1000 * FRAME_STEPS * robot.model.opt.timestep / SPEED)
     buffer = io.BytesIO()

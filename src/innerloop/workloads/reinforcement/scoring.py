@@ -1,6 +1,6 @@
 """The evaluation of a run: returns on the 40 test tasks of the paper, beside its baselines."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,10 +9,11 @@ import numpy as np
 
 from innerloop import rl
 from innerloop.core import rules
-from innerloop.core.evaluate import summarise
 from innerloop.rl.types import HostEnv
+from innerloop.runs import codec
 from innerloop.runs.progress import Progress
-from innerloop.runs.rundir import Run, commit, write_text
+from innerloop.runs.results import Result, estimate
+from innerloop.runs.workload import Comparable
 from innerloop.types import InnerRule, Meta
 from innerloop.workloads.reinforcement.build import Experiment, environment, judge
 from innerloop.workloads.reinforcement.config import Config
@@ -24,25 +25,23 @@ BASELINE_TASKS, BASELINE_EPISODES = 20, 5
 """What a baseline collects in an iteration: 100 episodes, as in the paper, and as many tasks as that takes."""
 
 
-def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Progress) -> dict[str, Any]:
-    """Evaluate a trained run and write `evaluation.json`.
+def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
+    """Evaluate what was learned.
 
     Args:
-        run: where it is written.
         experiment: what was trained; its `config.evaluation` says what is measured.
         meta: what was learned.
-        step: after how many iterations.
         progress: what is said meanwhile.
 
     Returns:
-        What was written, in the form of supervised evaluations: one table of methods, with the mean undiscounted return
-        after 0, 1, ..., k updates. Its shots are episodes of full length.
+        One table of methods, in the form of supervised evaluations, with the mean undiscounted return after 0, 1, ...,
+        k updates; its shots are episodes of full length. The returns of the single tasks are by `score_name`.
     """
     config = experiment.config
     settings = config.evaluation
-    rows = []
+    found: list[tuple[str, float, rl.Adaptation]] = []
     with progress.timed(f"evaluating {config.algorithm} on {len(tasks(config))} test tasks"):
-        rows.append(_row(config.algorithm, config.inner.learning_rate, walk(experiment, meta)))
+        found.append((config.algorithm, config.inner.learning_rate, walk(experiment, meta)))
     if settings.baselines:
         params = experiment.policy.init(_key(BASELINE_SEED + config.seed))
         random = RANDOM, params, settings.random_rate
@@ -50,15 +49,11 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
             pretrained = PRETRAINED, baseline(experiment, oracle=False)[1], settings.pretrained_rate
         for method, params, rate in (random, pretrained):
             with progress.timed(f"evaluating: {method}"):
-                rows.append(_row(method, rate, walk(experiment, Meta(params, ()), rules.sgd(rate))))
+                found.append((method, rate, walk(experiment, Meta(params, ()), rules.sgd(rate))))
         with progress.timed(f"training the oracle ({settings.baseline_iterations:,} iterations)"):
             seeing, params = baseline(experiment, oracle=True)
-            rows.append(_row(ORACLE, 0.0, walk(seeing, Meta(params, ()), rules.sgd(0.0), updates=0)))
-    result = {
-        "recipe": config.recipe,
-        "algorithm": config.algorithm,
-        "seed": config.seed,
-        "meta_steps": step,
+            found.append((ORACLE, 0.0, walk(seeing, Meta(params, ()), rules.sgd(0.0), updates=0)))
+    values = {
         "metric": "return",
         "factor": 1.0,
         "unit": "mean return",
@@ -66,11 +61,40 @@ def score(run: Run, experiment: Experiment, meta: Meta, step: int, progress: Pro
         "settings": asdict(settings),
         "test_tasks": len(tasks(config)),
         "test_seed": settings.seed,
-        "commit": commit(),
-        "tables": [{"shots": settings.steps // experiment.horizon, "rows": rows}],
+        "tables": [{"shots": settings.steps // experiment.horizon, "rows": [_row(*adapted) for adapted in found]}],
     }
-    write_text(run.evaluation, json.dumps(result, indent=1))
-    return result
+    return Result(values, {score_name(method): np.asarray(adapted.returns) for method, _, adapted in found})
+
+
+def score_name(method: str) -> str:
+    """What the returns of the single tasks are called in `scores.safetensors`: arrays `[tasks, updates + 1]`."""
+    return f"{method}/return"
+
+
+def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The returns of a finished run that other runs can be compared with.
+
+    Args:
+        config: its configuration.
+        result: its evaluation.
+        scores: of single tasks, as `score` gives them.
+
+    Raises:
+        KeyError: if the returns of the run's own method are not among them.
+    """
+    methods = [row["method"] for table in result["tables"] for row in table["rows"]]
+    return [
+        Comparable(result["unit"], scores[score_name(method)], False, "" if method == config.algorithm else method)
+        for method in methods
+        if method == config.algorithm or score_name(method) in scores
+    ]
+
+
+def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the returns on test tasks depend on beside the policy, by flag."""
+    names = ("steps", "later_factor", "seed")
+    measured = {f"--evaluation.{codec.flag(name)}": result["settings"][name] for name in names}
+    return {"--environment": config.environment, **measured}
 
 
 def tasks(config: Config) -> np.ndarray:
@@ -144,12 +168,12 @@ def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
 
 
 def _row(method: str, rate: float, found: rl.Adaptation) -> dict[str, Any]:
-    mean, interval = summarise(found.returns)
+    mean, interval = estimate(np.asarray(found.returns))
     return {
         "method": method,
         "judge": "query",
         "learning_rate": rate,
-        "metrics": {"return": {"mean": np.asarray(mean).tolist(), "interval": np.asarray(interval).tolist()}},
+        "metrics": {"return": {"mean": mean.tolist(), "interval": interval.tolist()}},
         "per_task": np.asarray(found.returns).tolist(),
         "episodes": float(np.mean(found.episodes)),
         "broken": int(np.sum(found.broken)),

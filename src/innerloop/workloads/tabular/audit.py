@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from innerloop.tabular.rows import Rows, split, usable
+from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.loading import load
-from innerloop.workloads.tabular.rows import Rows, listed, split, usable
 
 SUSPICIOUS = 0.98
 """A single feature that orders the classes of most tasks this well (area under the ROC curve) gives the target away."""

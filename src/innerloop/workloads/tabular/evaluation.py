@@ -1,7 +1,8 @@
 """How well a learner adapts to tasks that it has not seen, beside models fitted on the same support sets alone."""
 
+import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -14,13 +15,17 @@ import numpy as np
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
 from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, estimate
+from innerloop.runs.workload import Comparable
 from innerloop.tabular import learner
 from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
+from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
 from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
-from innerloop.workloads.tabular.defaults import in_order
-from innerloop.workloads.tabular.rows import Rows
+from innerloop.tabular.rows import Rows, rows_of
+from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.training import Prepared
 
 Draw = Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 """`(target, size, seed) -> (support, query)`, indices of rows of a task."""
@@ -32,6 +37,96 @@ MOST_TASKS = 40
 EPISODES = 200
 """Episodes that are drawn from test images."""
 BASELINES = ("random forest", "nearest neighbours", "linear")
+OURS = "innerloop"
+"""What the learner itself is called among the methods."""
+SHARE = 0.95
+"""What part of the time a stated interval covers the mean; results without it are of an older version."""
+LOWER_IS_BETTER = ("relative error",)
+
+
+def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Progress) -> Result:
+    """Evaluate what was learned on the test tasks.
+
+    Args:
+        config: what is measured, in `evaluation`.
+        data: rows of tasks, split and planned for.
+        learned: the learner.
+        progress: what is said meanwhile.
+
+    Returns:
+        `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of the single tasks, see
+        `score_name`.
+    """
+    rows = data.parts.get("test")
+    if rows is None:
+        return Result({"tables": None})
+    if rows.image:
+        found = evaluate_images(learned, rows, config.ways, data.plan.sizes, data.plan.queries)
+    else:
+        if len(rows.names) > MOST_TASKS:
+            # Where a column says which tasks are for the test, they are the same for all seeds.
+            seed = 0 if config.split_column else config.seed
+            rows = rows_of(rows, np.random.default_rng(seed).permutation(len(rows.names))[:MOST_TASKS].tolist())
+        baselines = available_baselines() if config.evaluation.baselines else ()
+        found = evaluate(
+            learned, rows, data.plan.sizes, config.evaluation.draws, baselines=baselines, progress=progress
+        )
+    return Result({"tables": found.values}, found.scores)
+
+
+def score_name(method: str, metric: str, size: int | str) -> str:
+    """What the scores of the single tasks are called in `scores.safetensors`: arrays `[tasks, steps + 1]`."""
+    return f"{method}/{metric}/{size}"
+
+
+def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The scores of a finished run that other runs can be compared with.
+
+    Args:
+        config: its configuration.
+        result: its evaluation.
+        scores: of single tasks, as `score` gives them.
+
+    Raises:
+        KeyError: if the scores of the learner itself are not among them.
+    """
+    found = []
+    for row in (result["tables"] or {"rows": ()})["rows"]:
+        own = row["method"] == OURS
+        for metric in row["metrics"]:
+            name = score_name(row["method"], metric, row["size"])
+            if own or name in scores:
+                title = f"{metric}, {row['size']} support {'shots' if _of_images(result) else 'rows'}"
+                lower = metric in LOWER_IS_BETTER
+                found.append(Comparable(title, scores[name], lower, "" if own else row["method"]))
+    return found
+
+
+def _of_images(result: Mapping[str, Any]) -> bool:
+    """Whether the test tasks are episodes of images, whose support sizes are shots of each class."""
+    return not (result["tables"] or {}).get("tasks")
+
+
+def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
+    tables = result["tables"] or {"rows": (), "tasks": {}}
+    sizes = dict.fromkeys(row["size"] for row in tables["rows"])
+    identity: dict[str, Any] = {
+        "--task-column": config.task_column,
+        "--target": config.target,
+        "--split-column": config.split_column,
+        "--evaluation.sizes": list(sizes),
+        "--evaluation.draws": result["settings"]["draws"],
+    }
+    if not config.split_column:
+        identity["--seed"] = config.seed
+    if _of_images(result):
+        identity["--ways"] = config.ways
+    names = sorted({name for by_size in tables["tasks"].get(OURS, {}).values() for name in by_size})
+    if names:
+        digest = hashlib.sha256(repr(names).encode()).hexdigest()[:8]
+        identity["the test tasks"] = f"{len(names)} from {names[0]} to {names[-1]}, {digest}"
+    return identity
 
 
 def evaluate(
@@ -43,8 +138,8 @@ def evaluate(
     baselines: Sequence[str] = (),
     draw: Draw | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Adapt to support sets of every task, and judge on its other rows.
+) -> Result:
+    """Adapt to support sets of every task, and score on its other rows.
 
     Args:
         learned: the learner.
@@ -56,13 +151,14 @@ def evaluate(
         progress: told of each size.
 
     Returns:
-        `rows`: for each method and size the mean over tasks of every metric, with its standard error; `curves`: for
-        each size every metric after 0, 1, ..., k inner steps; `tasks`: for each method and size every task's metrics.
+        `rows`: for each method and size the mean over tasks of every metric, with the half-width of its 95 % interval;
+        `curves`: for each size every metric after 0, 1, ..., k inner steps; `tasks`: for each method and size every
+        task's metrics; and the scores of the single tasks, see `score_name`.
 
     Raises:
         InnerloopError: if no task is large enough for the smallest size.
     """
-    methods: dict[str, Method] = {"innerloop": partial(_adapted_scores, learned)}
+    methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
     methods |= {name: partial(_baseline_scores, name, rows.regression) for name in baselines}
     return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
 
@@ -75,7 +171,7 @@ def evaluate_baselines(
     *,
     draw: Draw | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """The same for models that are fitted on each support set alone."""
     methods: dict[str, Method] = {name: partial(_baseline_scores, name, rows.regression) for name in BASELINES}
     return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
@@ -89,13 +185,14 @@ def _evaluated(
     draws: int,
     draw: Draw,
     progress: Progress | None,
-) -> dict[str, Any]:
+) -> Result:
     inputs = preparation.encode(rows.columns)
     order = np.argsort(rows.tasks, kind="stable")
     bounds = np.searchsorted(rows.tasks[order], np.arange(len(rows.names) + 1))
     table: list[dict[str, Any]] = []
     curves: dict[str, Any] = {}
     by_task: dict[str, Any] = {}
+    scores: dict[str, np.ndarray] = {}
     for size in sizes:
         found: dict[str, dict[str, list[list[float]]]] = {method: {} for method in methods}
         names: list[str] = []
@@ -109,27 +206,26 @@ def _evaluated(
                     continue
                 names.append(name)
                 x = Inputs(*(each[places] for each in inputs))
-                for method, scores in methods.items():
-                    for metric, values in scores(x, target, drawn).items():
+                for method, measure in methods.items():
+                    for metric, values in measure(x, target, drawn).items():
                         found[method].setdefault(metric, []).append(values)
         for method, metrics in found.items() if names else ():
             final = {metric: [each[-1] for each in values] for metric, values in metrics.items()}
             table.append({"method": method, "size": size, "tasks": len(names), "metrics": _summary(final)})
             by_task.setdefault(method, {})[str(size)] = dict(zip(names, _by_task(final), strict=True))
-            if method == "innerloop":
+            scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
+            if method == OURS:
                 curves[str(size)] = {metric: np.mean(values, axis=0).tolist() for metric, values in metrics.items()}
     if not table:
         raise InnerloopError(
             f"No test task has more than {min(sizes)} rows; lower --evaluation.sizes, or hold out larger tasks."
         )
-    return {"rows": table, "curves": curves, "tasks": by_task}
+    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": by_task}, scores)
 
 
-def evaluate_images(
-    learned: TrainedLearner, rows: Rows, ways: int, shots: Sequence[int], queries: int
-) -> dict[str, Any]:
+def evaluate_images(learned: TrainedLearner, rows: Rows, ways: int, shots: Sequence[int], queries: int) -> Result:
     """The accuracy on episodes drawn from test images, as `evaluate` gives it."""
-    table, curves = [], {}
+    table, curves, kept = [], {}, {}
     for number in shots:
         try:
             drawn = ClassEpisodes.from_rows(
@@ -143,11 +239,10 @@ def evaluate_images(
         except InnerloopError as error:
             raise InnerloopError(f"The test part does not give such episodes: {error}") from error
         scores = np.asarray(_episode_scores(learned, drawn, ways))
-        mean, interval = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
-        metrics = {"accuracy": (float(mean[-1]), float(interval[-1]))}
-        table.append({"method": "innerloop", "size": number, "tasks": len(scores), "metrics": metrics})
-        curves[str(number)] = {"accuracy": mean.tolist()}
-    return {"rows": table, "curves": curves, "tasks": {}}
+        table.append({"method": OURS, "size": number, "tasks": len(scores), "metrics": _summary({"accuracy": scores})})
+        curves[str(number)] = {"accuracy": scores.mean(axis=0).tolist()}
+        kept[score_name(OURS, "accuracy", number)] = scores
+    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": {}}, kept)
 
 
 def _episode_scores(learned: TrainedLearner, drawn: ClassEpisodes, ways: int) -> Any:
@@ -295,14 +390,14 @@ def baseline(name: str, regression: bool, rows: int, seed: int) -> Any:
         seed: of the model's randomness.
     """
     if name == "random forest":
-        ensemble = require("sklearn.ensemble", "own", "A baseline")
+        ensemble = require("sklearn.ensemble", "tabular", "A baseline")
         kind = ensemble.RandomForestRegressor if regression else ensemble.RandomForestClassifier
         return kind(n_estimators=100, random_state=seed)
     if name == "nearest neighbours":
-        neighbours = require("sklearn.neighbors", "own", "A baseline")
+        neighbours = require("sklearn.neighbors", "tabular", "A baseline")
         kind = neighbours.KNeighborsRegressor if regression else neighbours.KNeighborsClassifier
         return kind(n_neighbors=max(1, min(5, rows // 2)))
-    linear = require("sklearn.linear_model", "own", "A baseline")
+    linear = require("sklearn.linear_model", "tabular", "A baseline")
     return linear.Ridge() if regression else linear.LogisticRegression(max_iter=1000)
 
 
@@ -314,15 +409,13 @@ def _judgeable(target: np.ndarray) -> bool:
     return len(target) >= 2 and len(set(target.tolist())) >= 2
 
 
-def _summary(metrics: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
-    """Mean and standard error over tasks."""
-    return {
-        name: (
-            float(np.mean(each)),
-            float(np.std(each, ddof=1) / np.sqrt(len(each))) if len(each) > 1 else float("nan"),
-        )
-        for name, each in metrics.items()
-    }
+def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Mean over tasks and the half-width of its 95 % interval, after the last inner step."""
+    found = {}
+    for name, scores in metrics.items():
+        mean, half_width = estimate(np.asarray(scores).reshape(len(scores), -1)[:, -1])
+        found[name] = float(mean), float(half_width)
+    return found
 
 
 def _by_task(metrics: dict[str, list[float]]) -> list[dict[str, float]]:

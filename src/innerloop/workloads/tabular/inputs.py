@@ -7,17 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.runs.recipe import nearest
+from innerloop.pictures import images_below
 from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.columns import matched, require_features
+from innerloop.tabular.features import Columns
 from innerloop.workloads.tabular import pictures
-from innerloop.workloads.tabular.rows import listed
 from innerloop.workloads.tabular.tables import Column, Table, label_texts, read
 
 
 class Support(NamedTuple):
     """Labelled rows of a task, and what was noticed."""
 
-    columns: dict[str, np.ndarray]
+    columns: Columns
     target: np.ndarray
     notes: tuple[str, ...]
 
@@ -25,7 +26,7 @@ class Support(NamedTuple):
 class Query(NamedTuple):
     """Rows to predict, the columns that name them, their labels if there are any, and what was noticed."""
 
-    columns: dict[str, np.ndarray]
+    columns: Columns
     kept: dict[str, list[str]]
     target: np.ndarray | None
     rows: int
@@ -39,8 +40,8 @@ def support(learned: TrainedLearner, path: Path, target: str) -> Support:
         InnerloopError: if a feature or the target is missing or of another kind, or no row has a target.
     """
     if learned.design.image:
-        files = pictures.images_below(_folder(path))
-        labels = np.array([each.parent.name for each in files], object)
+        files = images_below(_folder(path))
+        labels = np.array([file.parent.name for file in files], object)
         return Support(_pixels(learned, files), labels, ())
     table = Table(path)
     columns = matching_columns(learned, table)
@@ -52,7 +53,7 @@ def support(learned: TrainedLearner, path: Path, target: str) -> Support:
         raise InnerloopError(f"No row of {path} has a target in {target!r}; label some rows of the task.")
     left_out = f"{(~known).sum():,} of {len(known):,} support rows have no target and are left out"
     notes = () if known.all() else (left_out,)
-    return Support(read(table, columns, known), values[known], notes)
+    return Support(_read(learned, table, columns, known), values[known], notes)
 
 
 def query(learned: TrainedLearner, path: Path, target: str) -> Query:
@@ -62,8 +63,8 @@ def query(learned: TrainedLearner, path: Path, target: str) -> Query:
         InnerloopError: if a feature is missing or of another kind.
     """
     if learned.design.image:
-        files = pictures.images_below(_folder(path))
-        names = {"file": [str(each.relative_to(path)) for each in files]}
+        files = images_below(_folder(path))
+        names = {"file": [str(file.relative_to(path)) for file in files]}
         return Query(_pixels(learned, files), names, None, len(files), ())
     table = Table(path)
     columns = matching_columns(learned, table)
@@ -81,7 +82,7 @@ def query(learned: TrainedLearner, path: Path, target: str) -> Query:
     for batch in table.batches(names) if names else ():
         for name in names:
             kept[name] += ["" if each is None else str(each) for each in batch.column(name).to_pylist()]
-    return Query(read(table, columns), kept, labels, table.rows, notes)
+    return Query(_read(learned, table, columns), kept, labels, table.rows, notes)
 
 
 def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
@@ -90,17 +91,11 @@ def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
     Raises:
         InnerloopError: naming the features that are missing or differ.
     """
-    wanted = {each.name: each for each in learned.preparation.features}
-    missing = [name for name in wanted if name not in table.columns]
-    if missing:
-        close = nearest(missing[0], table.columns)
-        raise InnerloopError(
-            f"{table.path} lacks {len(missing)} of the {len(wanted)} features of the learner: {listed(missing)}; "
-            f"for {missing[0]!r}, {close}"
-        )
+    features = learned.preparation.features
+    require_features(table.columns, features, str(table.path))
     columns = []
-    for name, feature in wanted.items():
-        column = table.columns[name]
+    for feature in features:
+        name, column = feature.name, table.columns[feature.name]
         text = column.kind in ("text", "other")
         if column.kind == "other" and table.format == "csv":  # empty in every row
             column, text = Column(name, "text" if feature.kind == "categories" else "number"), False
@@ -108,13 +103,13 @@ def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
             column = Column(name, "text")
         elif text and not column.problem:
             raise InnerloopError(f"{table.path} holds text in {name!r}, where the learner was trained on numbers.")
-        elif feature.width > 1 and (column.kind != "list" or column.width != feature.width):
-            raise InnerloopError(
-                f"{name!r} of {table.path} has {column.width} entries in each row; the learner was trained on "
-                f"{feature.width}."
-            )
         columns.append(column)
     return columns
+
+
+def _read(learned: TrainedLearner, table: Table, columns: list[Column], kept: np.ndarray | None = None) -> Columns:
+    """The features of the rows, or of some of them."""
+    return matched(read(table, columns, kept), learned.preparation.features, str(table.path))
 
 
 def _target(learned: TrainedLearner, table: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,6 +131,6 @@ def _folder(path: Path) -> Path:
 
 
 def _pixels(learned: TrainedLearner, files: Sequence[Path]) -> dict[str, np.ndarray]:
-    height, width, channels = learned.design.image or (0, 0, 0)
-    pixels = np.stack([pictures.pixels_of(each, (height, width), channels) for each in files])
-    return {pictures.FEATURE: pixels.reshape(len(files), -1)}
+    shape = learned.design.image
+    assert shape is not None
+    return {pictures.FEATURE: pictures.format_of(shape).read(files).reshape(len(files), -1)}

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.tabular.columns import Kind, infer_kind, label_text
 from innerloop.tabular.features import LARGEST_CATEGORIES
+from innerloop.tabular.rows import Rows, part_named
+from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.rows import Rows, listed, part_named
-from innerloop.workloads.tabular.tables import Column, Table, label_text, memory_budget, read
-
-MOST_CLASSES = 20
-"""A target of whole numbers with no more different values than this is one of classes."""
+from innerloop.workloads.tabular.tables import Column, Table, memory_budget, read
 
 
 class Loaded(NamedTuple):
@@ -43,7 +42,7 @@ def load(config: Config) -> Loaded:
     special = [config.task_column, config.target, *([config.split_column] if config.split_column else [])]
     features, reasons = chosen_features(table, config.feature_names, special)
     target, numeric = _target(table, config)
-    kind, reason = _kind(config, target, numeric)
+    kind, reason = _kind(config, target)
     reasons = [reason, *reasons]
     tasks, names = _tasks(table, config.task_column)
     notes = []
@@ -116,15 +115,10 @@ def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:
     return np.array([label_text(each) for each in values], object), False
 
 
-def _kind(config: Config, target: np.ndarray, numeric: bool) -> tuple[str, str]:
+def _kind(config: Config, target: np.ndarray) -> tuple[Kind, str]:
     if config.kind != "auto":
         return config.kind, f"{config.kind}: as --kind says"
-    if not numeric:
-        return "classification", f"classification: {config.target} holds texts or truth values"
-    values = np.unique(target[np.isfinite(target)])
-    if len(values) <= MOST_CLASSES and (values == np.round(values)).all():
-        return "classification", f"classification: {config.target} has {len(values)} different values, whole numbers"
-    return "regression", f"regression: {config.target} has {len(values):,} different values"
+    return infer_kind(target, config.target)
 
 
 def _tasks(table: Table, name: str) -> tuple[np.ndarray, list[str]]:

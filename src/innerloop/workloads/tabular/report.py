@@ -1,19 +1,20 @@
-"""The report of training on one's own tasks: one HTML file that needs nothing else, and the same table as text."""
+"""What the report of training on one's own tasks shows."""
 
-import json
-import shlex
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 from typing import Any
 
-from innerloop.runs.rundir import Run, write_text
-from innerloop.tabular.artifact import measured
-from innerloop.workloads.episodes import figures
-from innerloop.workloads.episodes.report import settings
-from innerloop.workloads.tabular.session import described_tasks
+from innerloop.runs import plots
+from innerloop.runs.results import NORMAL_QUANTILE, Section, Table, measured
+from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.evaluation import OURS
+from innerloop.workloads.tabular.training import Prepared
 
+DIGITS = 3
+"""Shown behind the point, of all metrics."""
+MOST_LEFT_OUT = 20
+"""Tasks that are left out and named, at most."""
 MEANINGS = {
     "delta-AUPRC": "area under the precision-recall curve, less what random scores would get",
     "accuracy": "share of right classes",
@@ -22,118 +23,107 @@ MEANINGS = {
 }
 
 
-def write(run: Run, data: Any, result: dict[str, Any]) -> None:
-    """Write `report.html`.
+def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
+    """For each metric the scores of each method by support size."""
+    found = result["tables"]
+    if not found:
+        return [Table("test tasks", ("", ""), (), ("no task was held out for a test",))]
+    rows = found["rows"]
+    sizes, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("size", "method"))
+    number = max(row["tasks"] for row in rows)
+    shown = []
+    for metric in rows[0]["metrics"]:
+        cells = {
+            (row["method"], row["size"]): measured(*_interval(found, row["metrics"][metric]), DIGITS)
+            for row in rows
+            if metric in row["metrics"]
+        }
+        shown.append(
+            Table(
+                f"{metric}: mean ± 95 % interval, {number} test tasks",
+                ("support size", *map(str, sizes)),
+                tuple((method, *(cells.get((method, size), "") for size in sizes)) for method in methods),
+                (MEANINGS[metric],),
+                frozenset(i for i, method in enumerate(methods) if method == OURS),
+            )
+        )
+    return [*shown, *_steps(found)]
+
+
+def _interval(found: Mapping[str, Any], values: Sequence[float]) -> tuple[float, float]:
+    """A mean with the half-width of its interval; older versions kept its standard error."""
+    mean, half_width = values
+    return mean, half_width if "interval" in found else NORMAL_QUANTILE * half_width
+
+
+def _steps(found: Mapping[str, Any]) -> list[Table]:
+    """The first metric over the inner steps, if there are any."""
+    curves = found["curves"]
+    metric = next(iter(next(iter(curves.values()))))
+    steps = len(next(iter(curves.values()))[metric])
+    if steps < 2:
+        return []
+    rows = tuple((size, *(f"{value:.{DIGITS}f}" for value in curve[metric])) for size, curve in curves.items())
+    note = "before the first step the head has its closed form"
+    return [Table(f"{metric} after 0, 1, ... inner steps", ("support size", *map(str, range(steps))), rows, (note,))]
+
+
+def sections(data: Prepared, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """The pictures of a run, and what was chosen for it.
 
     Args:
-        run: the run, with its records.
         data: what it was trained on.
         result: its evaluation.
+        records: what training recorded.
 
     Raises:
-        InnerloopError: if matplotlib is not installed, or the file cannot be written.
+        InnerloopError: if matplotlib is not installed.
     """
-    config, known = run.config, run.known()
-    choices = [*described_tasks(config, data), *data.plan.reasons]
-    tables = result["tables"]
-    text = {
-        "title": f"{config.recipe}: {config.target or 'images'}",
-        "lead": f"{data.plan.design.kind}, {result['meta_steps']:,} meta-steps, seed {config.seed}. "
-        f"innerloop {known['versions']['innerloop']}.",
-        "command": shlex.join(known["command"]),
-        "environment": json.dumps(known, indent=2),
-    }
-    markup = {
-        "style": _style(),
-        "choices": "".join(f"<li>{escape(each)}</li>" for each in choices),
-        "scores": _scores(tables) if tables else "<p>No task was held out for a test.</p>",
-        "learning": learning(run.records()),
-        "settings": settings(config),
-    }
-    template = Template(files("innerloop.workloads.tabular").joinpath("report.html").read_text())
-    write_text(run.report, template.substitute({name: escape(value) for name, value in text.items()} | markup))
+    lines = [
+        plots.Line("loss_after", "training tasks", plots.COLOURS[0], "o-"),
+        plots.Line("validation/loss", "held-out tasks", plots.COLOURS[1], "o-"),
+    ]
+    learning = plots.learning_curves(records, {"query loss": lines}, unit="meta-step")
+    shown = [] if not result["tables"] else [_scores(result["tables"])]
+    return [
+        *shown,
+        Section(
+            "What was chosen, and why", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in _choices(data))}</ul>"
+        ),
+        Section(
+            "Learning",
+            f"<figure>{learning}</figure>",
+            "Mean loss of query rows after adaptation; the state with the lowest loss on held-out tasks is kept.",
+        ),
+    ]
 
 
-def _style() -> str:
-    """The style of all reports."""
-    page = files("innerloop.workloads").joinpath("report.html").read_text()
-    return page.split("<style>")[1].split("</style>")[0]
+def _choices(data: Prepared) -> list[str]:
+    """The parts of the data, which tasks are left out, and what was chosen from them."""
+    parts = ", ".join(
+        f"{len(rows.names):,} tasks with {len(rows.target):,} rows for {part}" for part, rows in data.parts.items()
+    )
+    left_out = [f"left out: {name} ({why})" for name, why in data.left_out[:MOST_LEFT_OUT]]
+    more = len(data.left_out) - len(left_out)
+    return [parts, *left_out, *([f"and {more:,} more tasks"] if more > 0 else []), *data.plan.reasons]
 
 
-def as_text(tables: dict[str, Any] | None) -> str:
-    """The evaluation as a table within 80 columns."""
-    if not tables:
-        return "no task was held out for a test"
-    rows: Sequence[dict[str, Any]] = tables["rows"]
-    metric = next(iter(rows[0]["metrics"]))
-    sizes = list(dict.fromkeys(each["size"] for each in rows))[:4]
-    methods = list(dict.fromkeys(each["method"] for each in rows))
-    found = {(each["method"], each["size"]): each["metrics"][metric] for each in rows}
-    lines = ["", f"{metric:<20}" + "".join(f"{f'{size} rows':>15}" for size in sizes)]
-    for method in methods:
-        cells = [measured(*found[method, size]) if (method, size) in found else "" for size in sizes]
-        lines.append(f"{method:<20}" + "".join(f"{cell:>15}" for cell in cells))
-    number = max(each["tasks"] for each in rows)
-    lines.append(f"mean over {number} test tasks ± its standard error; {MEANINGS[metric]}")
-    return "\n".join(lines)
-
-
-def learning(records: Sequence[dict[str, Any]]) -> str:
-    """Query loss in training and on held-out tasks over the meta-steps, as SVG."""
-    figure, axis = figures.pyplot().subplots(figsize=(6.4, 3.2))
-    for key, label, colour in (
-        ("loss_after", "training tasks", figures.COLOURS[0]),
-        ("validation/loss", "held-out tasks", figures.COLOURS[1]),
-    ):
-        points = [(each["step"], each[key]) for each in records if key in each]
-        if points:
-            axis.plot(*zip(*points, strict=True), "o-", markersize=3, label=label, color=colour, linewidth=1.2)
-    axis.set(xlabel="meta-step", ylabel="query loss")
-    axis.legend(fontsize=8)
-    return figures.as_svg(figure)
-
-
-def _scores(tables: dict[str, Any]) -> str:
-    rows = tables["rows"]
-    number = max(each["tasks"] for each in rows)
-    parts = [f'<p class="note">Means over {number} test tasks ± their standard error.</p>']
+def _scores(found: Mapping[str, Any]) -> Section:
+    rows, parts = found["rows"], []
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
     for metric in rows[0]["metrics"]:
-        sizes = list(dict.fromkeys(each["size"] for each in rows))
-        figure, axis = figures.pyplot().subplots(figsize=(6.4, 3.2))
-        cells = []
-        for i, method in enumerate(dict.fromkeys(each["method"] for each in rows)):
-            here = [each for each in rows if each["method"] == method]
-            means, errors = zip(*(each["metrics"][metric] for each in here), strict=True)
-            beside = [each["size"] * 1.03**i for each in here]  # so that methods of one size do not hide each other
-            axis.errorbar(beside, means, errors, label=method, color=figures.COLOURS[i], marker="o")
-            row = {each["size"]: measured(*each["metrics"][metric]) for each in here}
-            kind = ' class="ours"' if not i else ""
-            texts = "".join(f'<td class="number">{row.get(size, "")}</td>' for size in sizes)
-            cells.append(f"<tr{kind}><td>{escape(method)}</td>{texts}</tr>")
+        figure, axis = plots.pyplot().subplots(figsize=(6.4, 3.2))
+        for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+            here = [row for row in rows if row["method"] == method and metric in row["metrics"]]
+            means, widths = zip(*(_interval(found, row["metrics"][metric]) for row in here), strict=True)
+            bars = [0.0 if math.isnan(width) else width for width in widths]
+            beside = [row["size"] * 1.03**i for row in here]  # so that methods of one size do not hide each other
+            axis.errorbar(beside, means, bars, label=method, color=plots.COLOURS[i], marker="o")
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.set(xlabel="support size", ylabel=metric)
         axis.legend(fontsize=8)
-        head = "".join(f'<th class="number">{size}</th>' for size in sizes)
-        parts.append(
-            f'<h3>{escape(metric)}</h3><p class="note">{escape(MEANINGS[metric])}</p>'
-            f"<figure>{figures.as_svg(figure)}</figure>"
-            f"<table><tr><th>support size</th>{head}</tr>{''.join(cells)}</table>"
-        )
-    return "".join([*parts, _curves(tables["curves"])])
-
-
-def _curves(curves: dict[str, Any]) -> str:
-    metric = next(iter(next(iter(curves.values()))))
-    steps = len(next(iter(curves.values()))[metric])
-    if steps < 2:
-        return ""
-    head = "".join(f'<th class="number">{step}</th>' for step in range(steps))
-    rows = "".join(
-        f"<tr><td>{size}</td>" + "".join(f'<td class="number">{value:.3f}</td>' for value in each[metric]) + "</tr>"
-        for size, each in curves.items()
-    )
-    return (
-        f'<h3>Adaptation</h3><p class="note">{escape(metric)} after 0, 1, ... inner steps, by support size; before the '
-        f"first step the head has its closed form.</p><table><tr><th>support size</th>{head}</tr>{rows}</table>"
+        parts.append(f"<h3>{escape(metric)}</h3><figure>{plots.as_svg(figure)}</figure>")
+    return Section(
+        "On tasks that training never saw", "".join(parts), "Means over test tasks with their 95 % interval."
     )

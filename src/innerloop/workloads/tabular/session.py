@@ -8,15 +8,15 @@ from typing import Any
 from innerloop.errors import InnerloopError
 from innerloop.runs import machine
 from innerloop.runs.progress import Progress
-from innerloop.runs.recipe import nearest
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import StepInfo
 from innerloop.tabular.artifact import TrainedLearner, save
 from innerloop.tabular.fit import Fit
+from innerloop.tabular.prepare import Prepared, prepare
+from innerloop.text import listed, nearest
 from innerloop.workloads.tabular import evaluation, loading, report, training
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.rows import listed
-from innerloop.workloads.tabular.training import Prepared
+from innerloop.workloads.tabular.defaults import choices_of
 
 
 class TabularSession:
@@ -41,7 +41,7 @@ class TabularSession:
         }
         self.costs: dict[str, Any] = {}
         self._reasons = reasons
-        self._fitting = training.fitting_of(config, data)
+        self._fitting = data.fitting()
 
     @classmethod
     def open(cls, config: Config, progress: Progress) -> "TabularSession":
@@ -52,7 +52,7 @@ class TabularSession:
         machine.set_up(1)
         with progress.timed(f"reading {config.data}"):
             loaded = loading.load(config)
-        data = training.prepared(config, loaded.rows)
+        data = prepare(loaded.rows, choices_of(config))
         return cls(config, data, (*loaded.reasons, *loaded.rows.notes), progress)
 
     def describe(self) -> list[str]:

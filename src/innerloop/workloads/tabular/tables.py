@@ -11,8 +11,9 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
-from innerloop.runs.recipe import nearest
+from innerloop.tabular.columns import label_text, number_in
 from innerloop.tabular.features import LARGEST_CATEGORIES
+from innerloop.text import nearest
 
 Arrow: TypeAlias = Any
 """What pyarrow gives; it is an optional library, imported on demand."""
@@ -57,7 +58,7 @@ class Table:
 
     def __init__(self, path: Path):
         self.path = path
-        self._arrow = require("pyarrow", "own", "Reading tables")
+        self._arrow = require("pyarrow", "tabular", "Reading tables")
         if not path.exists():
             near = nearest(path.name, [each.name for each in path.parent.iterdir()]) if path.parent.is_dir() else ""
             raise InnerloopError(f"There is no file {path}{'; ' + near if near.startswith('did') else '.'}")
@@ -90,7 +91,7 @@ class Table:
         names = list(dict.fromkeys(names))
         with self._readable():
             if self.format == "parquet":
-                parquet = require("pyarrow.parquet", "own", "Reading tables")
+                parquet = require("pyarrow.parquet", "tabular", "Reading tables")
                 with parquet.ParquetFile(self.path) as file:
                     yield from file.iter_batches(batch_size=BLOCK, columns=names)
             else:
@@ -112,7 +113,7 @@ class Table:
         return {name: self.columns[name] for name in names}
 
     def _parquet_columns(self) -> tuple[dict[str, Column], int]:
-        parquet = require("pyarrow.parquet", "own", "Reading tables")
+        parquet = require("pyarrow.parquet", "tabular", "Reading tables")
         with parquet.ParquetFile(self.path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         columns = {field.name: self._column_of(field) for field in schema}
@@ -139,8 +140,8 @@ class Table:
         return Column(field.name, "other", problem=f"it is of the type {kind}, which cannot be read")
 
     def _list_of_same_length(self, column: Column) -> Column:
-        compute = require("pyarrow.compute", "own", "Reading tables")
-        parquet = require("pyarrow.parquet", "own", "Reading tables")
+        compute = require("pyarrow.compute", "tabular", "Reading tables")
+        parquet = require("pyarrow.parquet", "tabular", "Reading tables")
         lengths: set[int] = set()
         with parquet.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=BLOCK, columns=[column.name]):
@@ -151,7 +152,7 @@ class Table:
         return replace(column, width=lengths.pop())
 
     def _csv(self) -> Arrow:
-        csv = require("pyarrow.csv", "own", "Reading tables")
+        csv = require("pyarrow.csv", "tabular", "Reading tables")
         with self.path.open("rb") as file:
             head = file.readline()
         delimiter = max(b",;\t", key=lambda each: head.count(bytes([each])))
@@ -225,7 +226,7 @@ class _Scan:
         if self.lists:
             self.lengths |= {len(_listed(each) or ()) for _, each in given}
         for i, each in given:
-            if _number(each) is None:
+            if number_in(each) is None:
                 self.first = self.first or (before + i + 1, each)
                 self.texts += 1
             else:
@@ -289,26 +290,6 @@ def label_texts(table: Table, name: str) -> np.ndarray:
     )
 
 
-def label_text(value: Any) -> str | None:
-    """One label as text.
-
-    Example:
-        >>> label_text(True), label_text(2.0), label_text(" B "), label_text(float("nan"))
-        ('true', '2', 'B', None)
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value).strip()
-    number = _number(text)
-    if number is not None and np.isfinite(number) and number == int(number):
-        return str(int(number))
-    return text.lower() if text.lower() in ("true", "false") else text or None
-
-
 def memory_budget() -> int:
     """Bytes that data may take: two fifths of what is free."""
     try:
@@ -338,7 +319,7 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
             return np.array([empty if each is None else _listed(each) for each in texts], np.float32)
         if column.kind == "truth":
             return np.array([np.nan if each is None else float(each.strip().lower() == "true") for each in texts])
-        return np.array([np.nan if each is None else _number(each) for each in texts], np.float64)
+        return np.array([np.nan if each is None else number_in(each) for each in texts], np.float64)
     if column.kind == "list":
         if values.null_count:
             raise InnerloopError(
@@ -350,13 +331,6 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
     if column.kind == "truth":
         return np.array([np.nan if each is None else float(each) for each in values.to_pylist()])
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _listed(text: str) -> list[float] | None:

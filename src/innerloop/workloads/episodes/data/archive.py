@@ -45,7 +45,9 @@ def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
             for member in sorted(members, key=lambda member: member.filename):
                 if member.filename.endswith(suffix):
                     yield member.filename, archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InnerloopError):
+            raise
         size = path.stat().st_size if path.exists() else 0
         raise InnerloopError(
             f"{path} ({size} bytes) is not a whole zip archive ({error}); delete it and fetch it again."

@@ -71,11 +71,11 @@ def _prepare(files: list[Path], part: str, announce: Callable[[str], None]) -> n
     images = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
     for i, file in enumerate(files):
         try:
-            with image_module.open(file) as picture:
+            with image_module.open(file, formats=["JPEG", "PNG"]) as picture:
                 picture = picture.convert("RGB")
                 if picture.size != (SIDE, SIDE):
                     picture = picture.resize((SIDE, SIDE), image_module.Resampling.LANCZOS)
                 images[i] = np.asarray(picture)
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
             raise InnerloopError(f"{file} cannot be read as an image ({error}).") from error
     return images

@@ -20,6 +20,8 @@ from innerloop.workloads.episodes.data.archive import read_members
 SIDE = 28
 RAW_SIDE = 105
 CHARACTERS = 1623
+DRAWERS = 20
+"""People who drew each character, once."""
 ARCHIVES = {
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
     "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
@@ -104,11 +106,11 @@ def _prepare(files: list[Path], announce: Callable[[str], None]) -> dict[str, np
         for name, content in read_members(file, ".png"):
             *_, alphabet, character, _ = name.split("/") if name.count("/") >= 2 else ("", "", "", name)
             try:
-                with image_module.open(io.BytesIO(content)) as picture:
+                with image_module.open(io.BytesIO(content), formats=["PNG"]) as picture:
                     if picture.size != (RAW_SIDE, RAW_SIDE):
                         raise ValueError(f"{picture.size[0]}x{picture.size[1]} pixels instead of {RAW_SIDE}x{RAW_SIDE}")
                     grey = picture.convert("L").resize((SIDE, SIDE), image_module.Resampling.LANCZOS)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
                 raise InnerloopError(f"{file} holds {name!r}, which is no image of Omniglot ({error}).") from error
             images.append(255 - np.asarray(grey))
             characters.append(f"{alphabet}/{character}")
@@ -117,6 +119,13 @@ def _prepare(files: list[Path], announce: Callable[[str], None]) -> dict[str, np
         raise InnerloopError(
             f"{' and '.join(str(file) for file in files)} hold {len(names)} characters instead of {CHARACTERS}; fetch "
             f"them again."
+        )
+    drawn = np.bincount(labels)
+    if (drawn != DRAWERS).any():
+        odd = int(np.argmax(drawn != DRAWERS))
+        raise InnerloopError(
+            f"{' and '.join(str(file) for file in files)} hold {drawn[odd]} drawings of {names[odd]} instead of "
+            f"{DRAWERS}; fetch them again."
         )
     return {
         "images": np.stack(images)[..., None],

@@ -1,11 +1,12 @@
 """Rows of tasks in memory, whatever they were read from, and how tasks are split."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.tabular.columns import as_target, infer_kind, kind_named, named_columns
 
 PARTS = ("train", "valid", "test")
 SYNONYMS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
@@ -133,12 +134,39 @@ def part_named(text: str) -> str:
     return part
 
 
-def listed(items: Sequence[str], most: int = 5) -> str:
-    """The first few of many, and how many more.
+def rows_of_tasks(
+    tasks: Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]], kind: str = "auto"
+) -> tuple[Rows, str]:
+    """Tasks in memory as rows.
 
-    Example:
-        >>> listed(["a", "b", "c"], 2)
-        'a, b and 1 more'
+    Args:
+        tasks: features and targets of each task, `(X, y)`, by name or in order.
+        kind: what is predicted; `"auto"` infers it from all targets together.
+
+    Returns:
+        The rows, and why the targets are taken for what they are taken for.
+
+    Raises:
+        InnerloopError: if there is none, or they do not agree in their features.
     """
-    shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+    named = dict(tasks) if isinstance(tasks, Mapping) else {str(i): task for i, task in enumerate(tasks)}
+    if not named:
+        raise InnerloopError("There are no tasks; give a list of (X, y).")
+    columns: list[dict[str, np.ndarray]] = []
+    targets, owners = [], []
+    for i, (name, (X, y)) in enumerate(named.items()):
+        columns.append(named_columns(X))
+        targets.append(np.asarray(y))
+        if columns[-1].keys() != columns[0].keys() or len(targets[-1]) != len(next(iter(columns[-1].values()))):
+            raise InnerloopError(
+                f"Task {name!r} has {len(columns[-1])} features and {len(targets[-1])} targets; all tasks need the "
+                f"features of the first ({len(columns[0])}), and a target for each row."
+            )
+        owners.append(np.full(len(targets[-1]), i, np.int32))
+    target = np.concatenate(targets)
+    if kind == "auto":
+        chosen, reason = infer_kind(target, "y")
+    else:
+        chosen, reason = kind_named(kind), f"{kind}: as kind says"
+    joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    return Rows(joined, as_target(target, chosen, "y"), np.concatenate(owners), tuple(named)), reason
