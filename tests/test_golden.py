@@ -9,6 +9,7 @@ from golden.regenerate import HERE, RECIPES, curve
 from networks import some_slow
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", some_slow(RECIPES, "shapes"))
 def test_loss_curve(name):
     recorded = json.loads((HERE / f"{name}.json").read_text())

@@ -16,8 +16,8 @@ import optax
 from jax import Array
 
 from innerloop.core.adapt import adapt
-from innerloop.core.adjoints import Adjoint, FirstOrder, Mixed, Reverse, Truncated
-from innerloop.core.layout import Layout, fast_products, map_over_tasks, mean_over_tasks
+from innerloop.core.adjoints import FirstOrder, Mixed, Reverse, Truncated
+from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
 from innerloop.core.outer import MetaState
 from innerloop.core.trees import differentiable, merge, split
 from innerloop.errors import InnerloopError
@@ -28,7 +28,7 @@ from innerloop.rl.rollout import collect
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Rollouts
 from innerloop.rl.updates import OuterUpdate, Problem
-from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
+from innerloop.types import Adjoint, InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
 
 Tree = TypeVar("Tree")
 
@@ -318,7 +318,7 @@ def _outer_problem(
             def product(vector: Params) -> Params:
                 return back(jax.jvp(slope, (after,), (forward(vector),))[1])[0]
 
-            return fast_products(product)
+            return layout.fast_products(product)
 
         def values(learned: Params) -> tuple[Scalar, Scalar]:
             metrics = evaluate((learned, constant, key), items)

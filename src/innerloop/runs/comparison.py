@@ -15,6 +15,8 @@ APART = ("recipe", "seed", "layout", "log", "evaluation", "data_dir", "run_dir")
 """The settings in which runs of one group may differ."""
 UNUSUAL = 5.0
 """A record that took so many times the median says more of the machine than of the algorithm."""
+SIZES = "BKMG"
+"""Bytes, kibibytes, and so on."""
 LARGE_SCORE = 10.0
 """From here on a score is shown with two digits behind the point, below with three."""
 
@@ -271,11 +273,15 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     return [*shown[:-1], Table(last.title, last.columns, last.rows, (*last.notes, note))]
 
 
+def title_of(table: Mapping[str, Any]) -> str:
+    """What a table is about."""
+    return f"{table['title']} ({'lower' if table['lower_is_better'] else 'higher'} is better)"
+
+
 def _table(result: Mapping[str, Any], table: Mapping[str, Any]) -> Table:
     steps = {row["steps"] for row in table["rows"] if row.get("steps")}
     after = f", after {counted(max(steps), 'inner step')}" if len(steps) == 1 else ""
-    better = "lower" if table["lower_is_better"] else "higher"
-    title = f"{table['title']} ({better} is better){after}; {table['tasks']:,} test tasks"
+    title = f"{title_of(table)}{after}; {table['tasks']:,} test tasks"
     rows = []
     for row in table["rows"]:
         name = row["label"] if len(steps) < 2 or "steps" not in row else f"{row['label']} ({row['steps']})"
@@ -322,11 +328,8 @@ def short_size(size: float) -> str:
     """Bytes in at most six characters.
 
     Example:
-        >>> short_size(1536), short_size(12_345_678)
-        ('1.5K', '11.8M')
+        >>> short_size(1536), short_size(12_345_678), short_size(3e12)
+        ('1.5K', '11.8M', '2.79e+03G')
     """
-    for unit in ("B", "K", "M", "G"):
-        if size < 1000 or unit == "G":
-            return f"{size:.3g}{unit}"
-        size /= 1024
-    raise AssertionError
+    power = min(int(np.log2(max(size, 1)) // 10), len(SIZES) - 1)
+    return f"{round(size / 1024**power, 1):.3g}{SIZES[power]}"

@@ -22,7 +22,7 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import encoder, head
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Inputs
-from innerloop.types import Examples, Meta, MetaLoss, Metrics, Params, PRNGKey, Scalar, Task
+from innerloop.types import Examples, Meta, MetaLoss, Metrics, Params, PRNGKey, Progress, Scalar, Task
 
 
 class Adapted(NamedTuple):
@@ -93,7 +93,7 @@ def learner_loss(design: Design, classes: int) -> MetaLoss:
     """
     row = algorithms.algorithm(design.algorithm)
 
-    def loss(meta: Meta, task: Task, key: PRNGKey) -> tuple[Scalar, Metrics]:
+    def loss(meta: Meta, task: Task, key: PRNGKey, progress: Progress = None) -> tuple[Scalar, Metrics]:
         support_key, query_key, inner_key = jax.random.split(key, 3)
         task, _, _ = head.standardised(design, task)
         weights = meta.params["encoder"]
