@@ -94,13 +94,7 @@ class TabularMetaLearner:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
         rows, reason = rows_of_tasks(tasks, self.kind)
-        choices = Choices(
-            algorithm=self.algorithm,
-            preset=self.preset,
-            supports=self.supports,
-            seed=self.seed,
-            iterations=self.iterations,
-        )
+        choices = Choices(self.preset, self.algorithm, self.supports, iterations=self.iterations, seed=self.seed)
         names = len(rows.names)
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
