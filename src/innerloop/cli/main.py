@@ -293,8 +293,7 @@ def _compare_algorithms(name: str, rest: list[str], chosen: dict[str, str]) -> i
     configs = []
     for algorithm in algorithms:
         workload, default = _default(name, [f"--algorithm={algorithm}"])
-        default = codec.changed(default, {"algorithm": algorithm})
-        config = parse.fields(rest, default, f"innerloop compare {name}")
+        config = parse.fields([*rest, f"--algorithm={algorithm}"], default, f"innerloop compare {name}")
         workload.check(config)
         if configs:  # the baselines are the same for all
             config = codec.changed(config, {"evaluation.baselines": False})

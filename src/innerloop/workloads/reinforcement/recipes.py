@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
+from innerloop.errors import InnerloopError
 from innerloop.runs.recipe import Published, Recipe
 from innerloop.workloads.reinforcement.config import Config, Evaluation, Inner, Outer, Sampling
 
@@ -131,6 +132,13 @@ RECIPES: Mapping[str, Recipe[Config]] = {
 
 
 def configure(name: str, algorithm: str | None = None) -> Config:
-    """The configuration of the recipe of that name, for an algorithm or for the recipe's own."""
+    """The configuration of the recipe of that name, for an algorithm or for the recipe's own.
+
+    Raises:
+        InnerloopError: for an algorithm that is not for reinforcement learning.
+    """
+    known = get_args(get_type_hints(Config)["algorithm"])
+    if algorithm is not None and algorithm not in known:
+        raise InnerloopError(f"--algorithm is {algorithm!r}; in reinforcement learning choose of: {', '.join(known)}.")
     made = replace(RECIPES[name].make(), recipe=name)
     return made if algorithm is None else replace(made, algorithm=algorithm)  # pyright: ignore[reportArgumentType]
