@@ -24,7 +24,7 @@ from benchmarks.family_tables import (
 from innerloop.core import algorithms
 from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
 from innerloop.core.algorithms import ALGORITHMS, PIECES, Algorithm
-from innerloop.core.metagrad import last_step, reptile
+from innerloop.core.objectives import last_step, reptile
 from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
