@@ -29,13 +29,8 @@ def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
 
 def _notes(result: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
     """The step sizes of the baselines, which are chosen."""
-<<<<<<< HEAD
     baselines = {row["method"]: row for row in table["rows"] if row["method"] in (scoring.SCRATCH, scoring.PRETRAINED)}
     chosen = [f"{row['learning_rate']:g} ({method})" for method, row in baselines.items()]
-=======
-    rates = {row["method"]: row.get("learning_rate") for row in table["rows"]}
-    chosen = [f"{rates[method]:g} ({method})" for method in (scoring.SCRATCH, scoring.PRETRAINED) if method in rates]
->>>>>>> main
     return [f"step sizes chosen on validation tasks: {', '.join(chosen)}"] if chosen else []
 
 
