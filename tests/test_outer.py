@@ -179,8 +179,6 @@ def test_how_products_are_computed_does_not_change_the_gradient(products):
     after, expected = jax.jit(step)(state, tasks.Sinusoids())[0], jax.jit(plain_step)(plain, tasks.Sinusoids())[0]
     for ours, theirs in zip(leaves_of(after), leaves_of(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
-    with pytest.raises(InnerloopError, match="products is 'fast'; it must be one of auto, row-major, as-written"):
-        Layout(products="fast")
 
 
 def test_layouts_that_cannot_be_are_refused():
