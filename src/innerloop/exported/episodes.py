@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from innerloop import artifacts, models
 from innerloop.artifacts import CONFIG, WEIGHTS, Artifact
-from innerloop.core import algorithms, losses, rules
+from innerloop.core import algorithms, losses
 from innerloop.core.adapt import adapt
-from innerloop.core.adjoints import Adjoint, FirstOrder, Implicit
+from innerloop.core.adjoints import Adjoint, Implicit
 from innerloop.errors import InnerloopError
 from innerloop.models import Model, NetworkDescription
 from innerloop.pictures import ImageFormat, images_below
@@ -256,26 +256,25 @@ class AdaptedModel:
 
 def rebuilt(description: Description) -> tuple[Model, Loss, InnerRule, Adjoint]:
     """The network with what the algorithm asks of it, the inner loss, the inner rule, and what runs the inner loop."""
-    row, network = algorithms.algorithm(description.algorithm), models.from_description(description.network)
-    per_step = row.network == "per-step" and description.network.normalised
-    prototypes = row.network == "prototypes" and description.features > 0
-    model = network
-    if row.network == "context":
-        model = models.with_context(network, description.context)
-    elif prototypes:
-        model = models.prototypical(network, description.features, description.ways)
-    elif per_step:
-        model = models.per_step(network, description.steps)
-    criterion = losses.squared_error if description.task == "regression" else losses.cross_entropy
-    statistics = "support" if description.normalisation == "support" else "batch"
-    loss = losses.supervised(model, losses.to_prototype if prototypes else criterion, statistics)
-    rule = row.rule(description.inner_rate, min(description.steps, 1) if prototypes else description.steps)
-    if description.network.normalised:
-        rule = rules.masked(rule, partial(_adapted_leaf, description.adapt_normalisation))
-    if per_step:
-        rule = rules.counting(rule)
-    implicit = isinstance(row.adjoint, Implicit)
-    return model, loss, rule, Implicit(description.regularisation) if implicit else FirstOrder()
+    row = algorithms.algorithm(description.algorithm)
+    if isinstance(row.adjoint, Implicit):
+        row = row._replace(adjoint=Implicit(description.regularisation))
+    prototypes = row.network == "prototypes"
+    learner = row(
+        models.from_description(description.network),
+        losses.squared_error if description.task == "regression" else losses.cross_entropy,
+        inner_rate=description.inner_rate,
+        steps=description.steps,
+        optimizer=optax.identity(),  # nothing is trained here
+        meta_batch=1,
+        iterations=1,
+        statistics="support" if description.normalisation == "support" else "batch",
+        adapt_normalisation=description.adapt_normalisation,
+        context=description.context if row.network == "context" else None,
+        features=description.features if prototypes else None,
+        ways=description.ways if prototypes else None,
+    )
+    return learner.model, learner.loss, learner.rule, learner.forward
 
 
 def save(folder: Path, description: Description, meta: Meta) -> None:
@@ -357,9 +356,3 @@ def card(description: Description) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _adapted_leaf(adapt_normalisation: bool, path: str, leaf: Any) -> bool:
-    """Whether the inner loop adapts a leaf: no running averages, and scale and shift only if asked for."""
-    parts = path.split("/")
-    return parts[0] != "running" and (adapt_normalisation or parts[-1] not in ("scale", "shift"))

@@ -20,8 +20,8 @@ def from_nnx(make: Callable[..., Any], **call: Any) -> Model:
     `nnx.Param` variables are the parameters. Every other variable keeps its initial value: batch statistics are those
     of the batch at hand as long as the layer computes them (`use_running_average=False`), and averages that a layer
     writes are dropped, so that nothing leaks from task to task. Every random stream of the module, dropout's above all,
-    is seeded anew from the loss's key, whatever its name; to evaluate query sets without dropout, make a second model with
-    `deterministic=True` and give its loss to `evaluate` as a query loss.
+    is seeded anew from the loss's key, whatever its name; to evaluate query sets without dropout, make a second model
+    with `deterministic=True` and give its loss to `evaluate` as a query loss.
 
     Args:
         make: `rngs -> module`, for example `lambda rngs: MyNetwork(rngs=rngs)`; or a class whose `rngs` is a keyword.
