@@ -69,6 +69,7 @@ PLAINLY = {
 
 Parsed = TypeVar("Parsed")
 DRY_RUN = "--dry-run"
+PUBLISHED = "--published"
 ADAPT_NEEDS = {
     "support": "a table of labelled rows of the new task",
     "query": "a table of the rows to predict",
@@ -164,8 +165,9 @@ def _algorithms(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> int:
     name, rest = _positional(arguments, "train", "RECIPE|FILE")
     dry = DRY_RUN in rest
-    rest = [each for each in rest if each != DRY_RUN]
-    config = _parse(rest, _default(name, rest), f"innerloop train {name}")
+    default = _default(name, rest)
+    rest = [each for each in rest if each not in (DRY_RUN, PUBLISHED)]
+    config = _parse(rest, default, f"innerloop train {name}")
     check(config)
     if dry:
         session_of(config).dry_run(config)
@@ -186,7 +188,9 @@ def _algorithm_of(arguments: list[str]) -> str | None:
 def _default(name: str, arguments: list[str]) -> AnyConfig:
     """The configuration of a recipe, or of training on a file or folder of the user's."""
     if name in recipes.RECIPES or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
-        return recipes.config(name, _algorithm_of(arguments))
+        return recipes.config(name, _algorithm_of(arguments), published=PUBLISHED in arguments)
+    if PUBLISHED in arguments:
+        raise InnerloopError(f"{PUBLISHED} takes the published settings of a recipe; {name} is none, so leave it out.")
     return OwnConfig(data=name)
 
 
@@ -333,7 +337,11 @@ def _only(allowed: Sequence[str], stored: AnyConfig, config: AnyConfig, rule: st
 def _config(arguments: list[str]) -> None:
     name, rest = _positional(arguments, "config", "RECIPE|RUN")
     stored = Path(name, "config.json").exists()
-    default = _stored_config(Path(name)) if stored else recipes.config(name, _algorithm_of(rest))
+    published = PUBLISHED in rest
+    if stored and published:
+        raise InnerloopError(f"{name} is a run, with the settings that it was made with; leave out {PUBLISHED}.")
+    default = _stored_config(Path(name)) if stored else recipes.config(name, _algorithm_of(rest), published=published)
+    rest = [each for each in rest if each != PUBLISHED]
     config = _parse(rest, default, f"innerloop config {name}")
     check(config)
     print(to_json(config))

@@ -17,7 +17,7 @@ from innerloop.rl.train import (
 )
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
-from innerloop.rl.updates import Descent, OuterUpdate, ppo
+from innerloop.rl.updates import Descent, Needs, OuterUpdate, Problem, Values, ppo
 
 __all__ = [
     "ESTIMATORS",
@@ -29,8 +29,10 @@ __all__ = [
     "Gaussian",
     "HostEnv",
     "JaxEnv",
+    "Needs",
     "OuterUpdate",
     "Policy",
+    "Problem",
     "RLState",
     "RLStep",
     "Rollouts",
@@ -39,6 +41,7 @@ __all__ = [
     "StochasticPolicy",
     "TaskSampler",
     "TrustRegion",
+    "Values",
     "advantages",
     "collect",
     "envs",

@@ -67,6 +67,12 @@ class Outer:
     """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
     bound: float = 0.01
     """trust-region: the largest mean divergence of an update, in nats"""
+    divergence: Literal["adapted", "initial"] = "adapted"
+    """trust-region: whose divergence is bounded, the adapted policies' or that of the policy before adaptation"""
+    cap: float = 0.0
+    """trust-region: the largest mean divergence of the other of the two, in nats; 0: any"""
+    curvature_tasks: int = 0
+    """trust-region: tasks that the curvature is computed from; gradient and line search are over all; 0: all"""
     cg_iterations: int = 10
     """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
     damping: float = 1e-5
@@ -154,6 +160,7 @@ AT_LEAST = {
     "outer.epochs": 1,
     "outer.cg_iterations": 1,
     "outer.damping": 0,
+    "outer.curvature_tasks": 0,
     "evaluation.updates": 0,
     "evaluation.steps": 1,
     "evaluation.baseline_iterations": 1,
@@ -174,6 +181,9 @@ POSITIVE = (
 )
 BETWEEN = ("advantages.discount", "advantages.trace")
 WITHOUT_EFFECT = {
+    "outer.divergence": ("trust-region",),
+    "outer.cap": ("trust-region",),
+    "outer.curvature_tasks": ("trust-region",),
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),
     "outer.clip": ("ppo",),
@@ -197,11 +207,21 @@ def check(config: RLConfig) -> None:
             raise InnerloopError(f"--{flag(name)} is {value}; it must be a positive number.")
         if name in BETWEEN and not 0 <= value <= 1:
             raise InnerloopError(f"--{flag(name)} is {value}; it must be between 0 and 1.")
-    for name in ("evaluation.later_factor", "log.checkpoint_seconds"):
+    for name in ("evaluation.later_factor", "log.checkpoint_seconds", "outer.cap"):
         if not 0 <= values[name] < float("inf"):
             raise InnerloopError(f"--{flag(name)} is {values[name]}; it must be a number of at least 0.")
     if not config.policy.widths or min(config.policy.widths) < 1:
         raise InnerloopError(f"--policy.widths is {config.policy.widths}; give at least one width, each at least 1.")
+    if config.outer.curvature_tasks > config.outer.meta_batch:
+        raise InnerloopError(
+            f"--outer.curvature-tasks is {config.outer.curvature_tasks}, but an iteration has only "
+            f"--outer.meta-batch {config.outer.meta_batch} tasks; give no more, or 0 for all."
+        )
+    if config.algorithm == "meta-sgd" and config.outer.divergence == "initial":
+        raise InnerloopError(
+            "--outer.divergence initial has no curvature for the step sizes that meta-sgd learns; use "
+            "--outer.divergence adapted."
+        )
     _require_effect(config, values)
 
 
