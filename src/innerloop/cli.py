@@ -26,6 +26,7 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop algorithms                     the family: what --algorithm takes
   innerloop train RECIPE [--field value]   train, evaluate, report, or continue
   innerloop train RECIPE --dry-run         say how it would run, and stop
+  innerloop train RECIPE --published       with the published settings, where the recipe has others that work better
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again

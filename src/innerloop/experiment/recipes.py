@@ -256,7 +256,8 @@ ROBOT_SETTINGS = {
 RL_DEVIATIONS = (
     "Exact Hessian-vector products in the trust region instead of finite differences. Inner estimator LVC instead of "
     "the log-likelihood, and curvature from 10 of the tasks, without which training stalls or takes twice as long "
-    "(--published takes these back). Baselines are trained on 100 episodes of 20 tasks in an iteration, and for fewer iterations than in the paper."
+    "(--published takes these back). Baselines are trained on 100 episodes of 20 tasks in an iteration, and for fewer "
+    "iterations than in the paper."
 )
 ROBOT_DEVIATIONS = (
     "The trust region bounds the divergence of the initial policy, not of the adapted ones, with 40 iterations of "
