@@ -21,11 +21,11 @@ from benchmarks.family_tables import (
     which_one,
     whole_table,
 )
-from innerloop import algorithms
-from innerloop.adjoint import Annealed, FirstOrder, Implicit, Mixed, Truncated
-from innerloop.algorithms import ALGORITHMS, PIECES, Algorithm
-from innerloop.experiment.recipes import METHODS, RECIPES
-from innerloop.metagrad import last_step, towards_adapted
+from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
+from innerloop.core.algorithms import ALGORITHMS, PIECES, Algorithm
+from innerloop.core.algorithms import table as algorithms_table
+from innerloop.core.objectives import last_step, reptile
+from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "algorithms"
@@ -41,12 +41,13 @@ NETWORKS = {
     "per-step": "scale and shift of normalisation once for each inner step (`models.per_step`)",
     "context": "takes a context beside its input (`models.with_context`)",
     "prototypes": "an embedding with prototypes (`models.prototypical`)",
+    "shared-head": "its classes begin with one head vector (`models.shared_head`)",
 }
 
 
 def objective(row: Algorithm) -> str:
-    if row.objective is towards_adapted:
-        return "move towards the adapted parameters (`towards_adapted`)"
+    if row.objective is reptile:
+        return "move towards the adapted parameters (`reptile`)"
     if row.objective is last_step:
         return "the query loss after the last inner step (`last_step`)"
     return "the query loss after every inner step, then after the last alone (`multi_step`)"
@@ -63,7 +64,7 @@ def outer_update(row: Algorithm) -> str:
 
 def sources() -> dict[str, str]:
     """Each row as it stands in the table: its rule, adjoint and objective, by name."""
-    tree = ast.parse(inspect.getsource(algorithms))
+    tree = ast.parse(inspect.getsource(algorithms_table))
     table = next(
         node.value
         for node in tree.body
@@ -80,6 +81,17 @@ def sources() -> dict[str, str]:
         ]
         rows[str(key.value)] = f"Algorithm({', '.join(wanted)}, ...)"
     return rows
+
+
+def call(name: str, row: Algorithm) -> list[str]:
+    """How the row is called."""
+    sizes = {"context": ", context=5", "prototypes": ", features=64, ways=5"}.get(row.network, "")
+    iterations = ", iterations=10_000" if row.needs_iterations else ""
+    settings = "inner_rate=0.01, steps=5, optimizer=optax.adam(1e-3), meta_batch=25"
+    return [
+        f'learner = il.algorithm("{name}")(model, criterion, {settings}{iterations}{sizes})',
+        "state, metrics = il.repeat(learner.update)(learner.init(key), tasks, 1_000)",
+    ]
 
 
 def page(name: str, row: Algorithm, source: str) -> str:
@@ -100,10 +112,16 @@ def page(name: str, row: Algorithm, source: str) -> str:
         f"| cost | {row.cost} |",
         f"| reference | {row.reference} |",
         "",
-        "In the table of `innerloop.algorithms`:",
+        "In the table of `innerloop.core.algorithms`:",
         "",
         "```python",
         f'"{name}": {source}',
+        "```",
+        "",
+        "From the library:",
+        "",
+        "```python",
+        *call(name, row),
         "```",
         "",
         f"`innerloop train RECIPE --algorithm {name}` trains it. $\\theta_t$ is $\\theta$ adapted by $t$ inner steps "
@@ -131,7 +149,8 @@ def index() -> str:
         "",
         "MAML's descendants differ in what one inner update is, how the meta-gradient flows back through it, what is "
         "done with the adapted parameters, and what the outer update is. All are rows of one table, "
-        "`innerloop.algorithms`, and run through the same `adapt` and `meta_loss`. `innerloop algorithms` lists them, "
+        "`innerloop.core.algorithms`, and run through the same `adapt` and `meta_loss`. `innerloop algorithms` lists "
+        "them, "
         "`innerloop train RECIPE --algorithm NAME` trains one, and `innerloop compare RECIPE --algorithms a,b,c "
         "--seeds "
         "0..2` compares several.",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop import Layout, rl, rules
-from innerloop.experiment.run import commit, environment_of_machine
+from innerloop.runs import machine
 
 RESULT = Path(__file__).parent / "results" / "estimators.json"
 ENVIRONMENTS = ("Navigation2D", "Navigation2DSparse")
@@ -59,8 +59,8 @@ def returns(name: str, estimator: str, iterations: int, seeds: int) -> np.ndarra
 def main(arguments: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         "command": f"python benchmarks/estimators.py --seeds {arguments.seeds} --iterations {arguments.iterations}",
-        "commit": commit(),
-        "environment": environment_of_machine(),
+        "commit": machine.commit(),
+        "environment": machine.description(),
         "seeds": arguments.seeds,
         "settings": f"{arguments.iterations} iterations of {TASKS} tasks x {EPISODES} episodes, trust region of "
         f"{rl.TrustRegion().bound} nats, inner step size {RATE}, halved after the first update",

@@ -26,14 +26,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from innerloop import outer
-from innerloop.evaluate import evaluate
-from innerloop.experiment import compare, plan, recipes, session, training
-from innerloop.experiment.build import Experiment, assemble, build
-from innerloop.experiment.config import Config
-from innerloop.experiment.data.omniglot import Part
-from innerloop.experiment.recipes import changed
-from innerloop.experiment.run import commit, environment_of_machine
+from innerloop.core import outer
+from innerloop.core.evaluate import evaluate
+from innerloop.runs import compare, machine
+from innerloop.runs.codec import changed
+from innerloop.workloads.episodes import memory as memory_plan
+from innerloop.workloads.episodes import recipes, training
+from innerloop.workloads.episodes.build import Experiment, assemble, build
+from innerloop.workloads.episodes.config import Config
+from innerloop.workloads.episodes.data.omniglot import Part
+from innerloop.workloads.episodes.workload import WORKLOAD
 
 RESULTS = Path(__file__).parent / "results"
 VALIDATION_SEED, TEST_SEED, TASKS, TEST_STEPS = 10_000, 1, 200, 10
@@ -76,7 +78,7 @@ ON_IMAGES = {
 
 def configured(recipe: str, algorithm: str, **changes: Any) -> Config:
     """The recipe of a row, with other values of some fields; `__` stands for the dot."""
-    config = recipes.config(recipe, algorithm)
+    config = recipes.configure(recipe, algorithm)
     assert isinstance(config, Config)
     fixed = {"layout.shards": 1, "layout.loop": "auto" if algorithm == "imaml" else "scanned"}
     return changed(config, fixed | {name.replace("__", "."): value for name, value in changes.items()})
@@ -116,14 +118,14 @@ def curves(experiment: Experiment, meta: Any, part: Part, shots: int) -> dict[st
         rule=experiment.rule,
         steps=experiment.config.evaluation.steps,
         num_tasks=TASKS,
-        query_losses=experiment.judges,
+        query_losses=experiment.eval_losses,
         adjoint=experiment.forward,
         layout=experiment.layout,
     )
     tasks = experiment.distribution(part, shots, experiment.config.evaluation.queries)
     key = jax.random.key({"val": VALIDATION_SEED, "test": TEST_SEED}[part])
     found = jax.jit(lambda meta: lax.map(lambda each: run(each, tasks, key), meta))(meta)
-    judge = next(iter(experiment.judges))
+    judge = next(iter(experiment.eval_losses))
     return {name.split("/")[1]: np.asarray(found[name]).mean(axis=1) for name in found if name.startswith(judge + "/")}
 
 
@@ -200,11 +202,11 @@ def compare_rows(algorithms: Sequence[str], iterations: int, output: Path) -> di
     }
     configs = []
     for algorithm, settings in chosen().items():
-        config = recipes.config("sinusoid", algorithm)
+        config = recipes.configure("sinusoid", algorithm)
         assert isinstance(config, Config)
         if not algorithms or algorithm in algorithms:
             configs.append(changed(config, fixed | settings))
-    if stopped := compare.train_and_compare(configs, range(3), None, output):
+    if stopped := compare.train_and_compare(WORKLOAD, configs, range(3), None, output):
         sys.exit(stopped)
     return json.loads((output / "comparison.json").read_text())
 
@@ -245,13 +247,13 @@ def long_loops(recipe: str, rate: float, iterations: int, meta_batch: int, seeds
 
 def temporary(experiment: Experiment) -> int:
     """What a meta-step needs beside state and data, by XLA's own account."""
-    return plan.memory_of(compiled(experiment)).temporary
+    return memory_plan.memory_of(compiled(experiment)).temporary
 
 
 def compiled(experiment: Experiment) -> Any:
     layout = experiment.layout
     state, tasks = training.initial_state(experiment), experiment.training_tasks()
-    return plan.compiled_steps(experiment, layout.replicate(state), layout.replicate(tasks))
+    return memory_plan.compiled_steps(experiment, layout.replicate(state), layout.replicate(tasks))
 
 
 def memory() -> Iterator[dict[str, Any]]:
@@ -268,7 +270,7 @@ def memory() -> Iterator[dict[str, Any]]:
             }
     data = None
     for chunk, steps, algorithm in ((1, 50, "maml"), (32, 50, "maml"), (1, 5, "imaml"), (1, 100, "imaml")):
-        config = recipes.config("omniglot-5way-1shot", algorithm)
+        config = recipes.configure("omniglot-5way-1shot", algorithm)
         assert isinstance(config, Config)
         loop = "auto" if algorithm == "imaml" else "scanned"
         config = changed(
@@ -295,7 +297,7 @@ def memory() -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    session.set_up(1)
+    machine.set_up(1)
     command = " ".join(["python -m benchmarks.family", *sys.argv[1:]])
     if arguments.what == "compare":
         result = compare_rows(arguments.algorithms, arguments.iterations, arguments.runs)
@@ -318,8 +320,8 @@ def main(arguments: argparse.Namespace) -> None:
     result = {
         "benchmark": f"family-{arguments.what}",
         "command": command,
-        "commit": commit(),
-        **environment_of_machine(),
+        "commit": machine.commit(),
+        **machine.description(),
         "settings": settings,
         "rows": [],
     }

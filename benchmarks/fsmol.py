@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from innerloop.experiment import run as runs
-from innerloop.experiment.own import evaluation, loading, training
-from innerloop.experiment.own.config import Learner, OwnConfig, Training
-from innerloop.experiment.own.model import Learned
-from innerloop.experiment.own.rows import Rows
-from innerloop.experiment.progress import Progress
-from innerloop.experiment.session import set_up
+from innerloop.runs import codec, machine, rundir
+from innerloop.runs.progress import Progress
+from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.features import Preparation
+from innerloop.tabular.prepare import SAMPLE, prepare
+from innerloop.tabular.rows import Rows
+from innerloop.workloads.tabular import evaluation, loading, training
+from innerloop.workloads.tabular.config import Config, Learner, Training
+from innerloop.workloads.tabular.defaults import choices_of
+from innerloop.workloads.tabular.workload import WORKLOAD
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "fsmol.json"
@@ -32,10 +35,10 @@ SIZES = (16, 32, 64, 128)
 DRAWS = 10
 HELD_OUT = 100
 """Training tasks on which training is judged and stopped."""
-BASE = OwnConfig(task_column="task", target="active", features="fingerprint,descriptors")
+BASE = Config(task_column="task", target="active", features="fingerprint,descriptors")
 SHORT = Training(iterations=600)
 """Of the parts that are compared with each other."""
-PARTS: dict[str, tuple[str, OwnConfig]] = {
+PARTS: dict[str, tuple[str, Config]] = {
     "main": ("as `innerloop train` chooses", BASE),
     "short": ("half the meta-steps", replace(BASE, training=SHORT)),
     "descriptors": ("descriptors alone", replace(BASE, features="descriptors", training=SHORT)),
@@ -62,26 +65,26 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     loaded = loading.load(config)
     held = set(np.random.default_rng(config.seed).permutation(len(loaded.rows.names))[:HELD_OUT].tolist())
     parts = tuple("valid" if task in held else "train" for task in range(len(loaded.rows.names)))
-    data = training.prepared(config, loaded.rows._replace(parts=parts))
+    data = prepare(loaded.rows._replace(parts=parts), choices_of(config))
     for each in data.plan.reasons:
         progress.say(f"  {each}")
-    run = runs.create(where / name, config)
+    run = rundir.create(where / name, WORKLOAD, config)
     start = time.monotonic()
     fit = training.train(run, data, progress)
     seconds = time.monotonic() - start
-    learned = Learned(data.plan.design, data.preparation, fit.best, data.plan.labels)
+    learned = TrainedLearner(data.plan.design, data.preparation, fit.best, data.plan.labels)
     scores = evaluation.evaluate(learned, validation(folder, config), SIZES, DRAWS, draw=draw, progress=progress)
     return {
         "training_seconds": round(seconds),
         "meta_steps": int(fit.state.step),
         "best_step": int(fit.best_step),
         "choices": list(data.plan.reasons),
-        "config": json.loads(runs.to_json(config)) | {"data": "train.parquet", "run_dir": None},
-        "scores": scores,
+        "config": codec.encoded(config) | {"data": "train.parquet", "run_dir": None},
+        "scores": scores.values,
     }
 
 
-def validation(folder: Path, config: OwnConfig) -> Rows:
+def validation(folder: Path, config: Config) -> Rows:
     """The validation tasks."""
     return loading.load(replace(config, data=str(folder / "valid.parquet"))).rows
 
@@ -90,11 +93,11 @@ def baselines(sizes: Sequence[int], folder: Path, progress: Progress) -> dict[st
     """scikit-learn's models, fitted on the same support sets with the same features."""
     config = replace(BASE, data=str(folder / "train.parquet"))
     training_rows = loading.load(config).rows
-    chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[: training.SAMPLE]
-    preparation = training.Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
+    chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[:SAMPLE]
+    preparation = Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
     rows = validation(folder, config)
     scores = evaluation.evaluate_baselines(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
-    return {"scores": scores}
+    return {"scores": scores.values}
 
 
 def main() -> int:
@@ -104,7 +107,7 @@ def main() -> int:
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--parts", default=",".join([*PARTS, *BASELINES]))
     asked = parser.parse_args()
-    set_up(1)
+    machine.set_up(1)
     progress = Progress()
     result = json.loads(asked.result.read_text()) if asked.result.exists() else {"parts": {}}
     for name in asked.parts.split(","):
@@ -117,9 +120,9 @@ def main() -> int:
             part = measured(name, asked.data, asked.runs, progress)
         part["environment"] = {
             "command": ["python", "-m", "benchmarks.fsmol", "--data", asked.data.name, "--parts", name],
-            "commit": runs.commit(),
+            "commit": machine.commit(),
             "seed": 0,
-            **runs.environment_of_machine(),
+            **machine.description(),
         }
         result["parts"][name] = part
         asked.result.parent.mkdir(parents=True, exist_ok=True)

@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from innerloop import rl
-from innerloop.experiment import recipes
-from innerloop.experiment import run as runs
-from innerloop.experiment.rl.build import Clocked, RLExperiment, build
-from innerloop.experiment.session import set_up
+from innerloop.runs import machine
+from innerloop.workloads.reinforcement import recipes
+from innerloop.workloads.reinforcement.build import Clocked, Experiment, build
 
 RESULT = Path(__file__).parent / "results" / "iteration.json"
 RECIPES = ("rl-navigation-2d", "rl-cheetah-direction")
@@ -41,7 +40,7 @@ def seconds(function: Callable[[], Any]) -> float:
     return statistics.median(measured)
 
 
-def measure(experiment: RLExperiment) -> dict[str, float]:
+def measure(experiment: Experiment) -> dict[str, float]:
     """Seconds of the pieces, in the order in which they happen; they add up to an iteration."""
     config, env, policy = experiment.config, experiment.env, experiment.policy
     params_key, run_key, task_key = jax.random.split(jax.random.key(0), 3)
@@ -71,18 +70,18 @@ def measure(experiment: RLExperiment) -> dict[str, float]:
 
 
 def main(names: list[str]) -> None:
-    set_up()
+    machine.set_up()
     rows = {}
     for name in names:
-        rows[name] = measure(build(recipes.config(name)))
+        rows[name] = measure(build(recipes.configure(name)))
         whole = sum(rows[name].values())
         print(f"{name}: {whole:.2f} s an iteration")
         for piece, value in rows[name].items():
             print(f"  {piece:<52}{value:>8.2f} s{value / whole:>8.0%}")
     result = {
         "command": " ".join(["python", "benchmarks/iteration.py", *sys.argv[1:]]),
-        "commit": runs.commit(),
-        "environment": runs.environment_of_machine(),
+        "commit": machine.commit(),
+        "environment": machine.description(),
         "seconds": rows,
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from innerloop.experiment import recipes
-from innerloop.experiment import run as runs
-from innerloop.experiment.config import flag, leaves
+from innerloop import workloads
+from innerloop.runs import rundir
+from innerloop.runs.codec import flag, leaves
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -25,19 +25,21 @@ PICTURE = ROOT / "docs" / "images" / "sinusoid.svg"
 
 def record(path: Path) -> Path:
     """Write one result, and return its file."""
-    run = runs.existing(path)
-    evaluation = json.loads(run.evaluation.read_text())
+    run = rundir.existing(path, workloads.registered())
+    evaluation = run.result()
+    if evaluation is None:
+        sys.exit(f"{path} is not evaluated; give: innerloop evaluate {path}")
     config = run.config
-    rates = [each.get("tasks_per_second", config.outer.meta_batch / each.get("seconds", 1)) for each in run.records()]
+    rates = [record["tasks_per_second"] for record in run.records()]
     result: dict[str, Any] = {
         "recipe": config.recipe,
         "algorithm": config.algorithm,
         "seed": config.seed,
-        "changes": changes(config),
+        "changes": changes(run),
         "meta_steps": evaluation["meta_steps"],
         "training_seconds": round(sum(seconds_of(run)), 1),
         "tasks_per_second": round(statistics.median(rates), 1),
-        "environment": json.loads(run.environment.read_text()),
+        "environment": run.environment(),
         "evaluation": evaluation,
         "course": course(run),
     }
@@ -51,9 +53,10 @@ def record(path: Path) -> Path:
     return target
 
 
-def changes(config: Any) -> str:
+def changes(run: rundir.Run) -> str:
     """The flags that make the recipe train as this run did, but for its seed and places."""
-    recipe = dict(leaves(recipes.config(config.recipe)))
+    config = run.config
+    recipe = dict(leaves(run.workload.configure(config.recipe, None)))
     apart = {"seed", "algorithm", "run_dir", "data_dir", "outer.iterations"}
     return " ".join(
         f"--{flag(name)} {value}"
@@ -62,11 +65,9 @@ def changes(config: Any) -> str:
     )
 
 
-def seconds_of(run: runs.Run) -> list[float]:
+def seconds_of(run: rundir.Run) -> list[float]:
     """Seconds of each record's meta-steps, with what lies between them; compiling and evaluation are not in it."""
     records = run.records()
-    if any("seconds" in each for each in records):
-        return [each["seconds"] for each in records]
     starts = [0, *(each["step"] for each in records)]
     return [
         (each["step"] - start) * run.config.outer.meta_batch / each["tasks_per_second"]
@@ -74,7 +75,7 @@ def seconds_of(run: runs.Run) -> list[float]:
     ]
 
 
-def course(run: runs.Run) -> list[dict[str, Any]]:
+def course(run: rundir.Run) -> list[dict[str, Any]]:
     """The validation scores of the first hour, or all returns, with the minutes of training until each."""
     minutes = itertools.accumulate(second / 60 for second in seconds_of(run))
     return [

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from innerloop.experiment import run as runs
-from innerloop.experiment.own.model import Learned
-from innerloop.experiment.own.session import learned_of
+from innerloop.runs import machine
+from innerloop.tabular.artifact import TrainedLearner
+from innerloop.workloads.tabular.session import learned_of
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "serving.json"
 WARM_UP = 5.0
 
 
-def body(learned: Learned, rows: int, seed: int) -> bytes:
+def body(learned: TrainedLearner, rows: int, seed: int) -> bytes:
     """A request with random rows."""
     random = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {}
@@ -101,9 +101,9 @@ def main() -> int:
         "features": len(learned.preparation.features),
         "environment": {
             "command": ["python", "-m", "benchmarks.serving", *sys.argv[1:]],
-            "commit": runs.commit(),
+            "commit": machine.commit(),
             "seed": 0,
-            **runs.environment_of_machine(),
+            **machine.description(),
         },
     }
     print(json.dumps({name: each for name, each in result.items() if name != "environment"}, indent=1))

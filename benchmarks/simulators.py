@@ -118,7 +118,6 @@ def rate(step: Callable[[], None], num_envs: int) -> float:
 
 
 def measure(name: str) -> list[Row]:
-    from innerloop.experiment import run
     from innerloop.rl import envs
 
     few, many, cores = 16, 800, run.cores()
@@ -162,7 +161,7 @@ def both(rate: float) -> tuple[float, float]:
 def main() -> None:
     import mujoco
 
-    from innerloop.experiment import run
+    from innerloop.runs import machine
 
     rows = [row for name in NAMES for row in measure(name)]
     ratios = {}
@@ -179,8 +178,8 @@ def main() -> None:
     result = {
         "benchmark": "simulators",
         "command": ["python", "benchmarks/simulators.py"],
-        "commit": run.commit(),
-        "environment": run.environment_of_machine(),
+        "commit": machine.commit(),
+        "environment": machine.description(),
         "versions": {"gymnasium": gymnasium.__version__, "mujoco": mujoco.__version__},
         "rows": [row._asdict() for row in rows],
         "ratios": ratios,

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from innerloop.experiment.progress import duration
-from innerloop.experiment.recipes import METHODS, RECIPES
+from innerloop import workloads
+from innerloop.runs.progress import duration
+from innerloop.workloads.episodes.recipes import METHODS
 
+RECIPES = workloads.recipes()
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 
-from innerloop.experiment.own.model import Learned
-from innerloop.learner import Design, initial
-from innerloop.tasks import Preparation
+from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.design import Design
+from innerloop.tabular.features import Preparation
+from innerloop.tabular.learner import initial
 
 
 def untrained(kind="classification", labels=("no", "yes"), seed=0):
@@ -17,7 +18,7 @@ def untrained(kind="classification", labels=("no", "yes"), seed=0):
     design = Design(kind=kind, widths=(16,), start="ridge", steps=1)
     outputs = 1 if kind == "regression" else max(len(labels), 2)
     meta = initial(design, preparation.sizes, outputs, jax.random.key(seed))
-    return Learned(design, preparation, meta, () if kind == "regression" else labels)
+    return TrainedLearner(design, preparation, meta, () if kind == "regression" else labels)
 
 
 def task(number, seed=1):

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from innerloop import FirstOrder, InnerloopError, Meta, Mixed, PerStep, Reverse, Truncated, adapt, checks, rules
+from innerloop import FirstOrder, InnerloopError, Meta, Mixed, PerStep, Reverse, Truncated, adapt, rules
+from innerloop.core import checks
 from oracles import adapted, momentum_adapted, quadratic_loss, quadratic_task, relative_error
 
 KEY = jax.random.key(0)

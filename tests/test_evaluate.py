@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from innerloop import Layout, Meta, Task, evaluate, losses, models, rules, summarise, tasks
-from innerloop.evaluate import adaptation_curve
+from innerloop.core.evaluate import adaptation_curve
 from oracles import adapted, quadratic_loss, quadratic_task
 
 KEY = jax.random.key(0)

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from innerloop.fitting import Fitting, Schedule
-from innerloop.learner import Design
-from innerloop.tasks import Inputs, Tables
+from innerloop.tabular.design import Design
+from innerloop.tabular.episodes import RaggedEpisodes
+from innerloop.tabular.features import Inputs
+from innerloop.tabular.fit import Fitting, Schedule
 
 RNG = np.random.default_rng(0)
 
@@ -20,7 +21,7 @@ def tables(tasks, rows=24):
     x = RNG.normal(size=(tasks, rows, 40))
     y = (x @ direction * RNG.choice([-1, 1], (tasks, 1)) > 0).astype(int)
     inputs = Inputs(np.zeros((tasks * rows, 0), np.uint8), x.reshape(-1, 40).astype(np.float32))
-    return Tables.from_rows(inputs, y.ravel(), np.repeat(np.arange(tasks), rows), supports=(6,), queries=12)
+    return RaggedEpisodes.from_rows(inputs, y.ravel(), np.repeat(np.arange(tasks), rows), supports=(6,), queries=12)
 
 
 def fitting(**changes):
@@ -32,7 +33,7 @@ def fitting(**changes):
 @pytest.mark.slow
 def test_held_out_loss_falls_and_the_course_may_be_cut_and_resumed():
     one = fitting()
-    start, first = one.judge(one.start(0))
+    start, first = one.validate(one.start(0))
     *_, (fit, moment) = one.run(start)
     assert moment.step == int(fit.state.step) == 100
     assert float(fit.best_loss) < first - 0.1

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from innerloop import Examples, InnerloopError
-from innerloop import learner as learning
-from innerloop.learner import Design
-from innerloop.tasks import Inputs
+from innerloop.tabular import encoder, head
+from innerloop.tabular import learner as learning
+from innerloop.tabular.design import Design
+from innerloop.tabular.features import Inputs
 
 RNG = np.random.default_rng(0)
 
@@ -34,7 +35,7 @@ def test_before_the_first_step_logits_are_squared_distances_to_the_prototypes():
     meta = learned(design)
     adapted = learning.adapt_task(design, 3, meta, support(x, y))
     logits = learning.outputs(design, 3, meta, adapted, q)
-    z, zq = (np.asarray(learning.trunk(design, meta.params["trunk"], each)) for each in (x, q))
+    z, zq = (np.asarray(encoder.encode(design, meta.params["encoder"], each)) for each in (x, q))
     means = np.stack([z[y == c].mean(axis=0) for c in range(3)])
     distances = ((zq[:, None] - means[None]) ** 2).sum(axis=-1)
     expected = -distances + (zq**2).sum(axis=-1, keepdims=True)
@@ -45,7 +46,7 @@ def test_before_the_first_step_logits_are_squared_distances_to_the_prototypes():
 def test_ridge_solves_the_weighted_normal_equations_in_both_its_forms(number):
     z, y, weight = RNG.normal(size=(number, 8)), RNG.normal(size=(number, 2)), RNG.random(number)
     with jax.enable_x64(True):
-        kernel, bias = learning.ridge(*map(jnp.asarray, (z, y, weight)), {"log_ridge": jnp.asarray(np.log(0.3))})
+        kernel, bias = head.ridge(*map(jnp.asarray, (z, y, weight)), {"log_ridge": jnp.asarray(np.log(0.3))})
     share = weight / weight.sum()
     zc, yc = z - share @ z, y - share @ y
     expected = np.linalg.solve(zc.T @ (weight[:, None] * zc) + 0.3 * np.eye(8), zc.T @ (weight[:, None] * yc))
@@ -110,7 +111,7 @@ def test_images_are_read_by_convolutions():
     meta = learned(design, x=x)
     adapted = learning.adapt_task(design, 3, meta, support(x, np.arange(6) % 3), trajectory=True)
     assert jax.tree.leaves(adapted.params)[0].shape[0] == 2
-    assert learning.trunk(design, meta.params["trunk"], x).shape == (6, 8)
+    assert encoder.encode(design, meta.params["encoder"], x).shape == (6, 8)
 
 
 @pytest.mark.parametrize(

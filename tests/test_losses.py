@@ -126,3 +126,38 @@ class TestStatistics:
                 losses.supervised(plain, losses.squared_error, statistics)
         with pytest.raises(InnerloopError, match="no normalisation"):
             models.with_running_statistics(plain, jax.ShapeDtypeStruct((2, 2), jnp.float32))
+
+
+@pytest.mark.parametrize("label", [-1, 5, -100])
+def test_a_label_that_is_no_class_is_refused_or_nan(label):
+    outputs, labels = jnp.zeros((2, 5)), jnp.array([0, label])
+    with pytest.raises(InnerloopError, match=f"label {label} for 5 outputs; labels are whole numbers from 0 to 4"):
+        losses.cross_entropy(outputs, labels)
+    compiled = jax.jit(losses.cross_entropy)(outputs, labels)[0]
+    assert np.isnan(compiled[1])
+    assert np.isfinite(compiled[0])
+
+
+def test_nothing_of_a_padded_row_is_left():
+    model = models.mlp(2, (3,), 4, initializer=models.glorot)
+    params = model.init(jax.random.key(0))
+    x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    whole = Examples(x, jnp.array([1, 2]))
+    padded = Examples(
+        jnp.concatenate([x, jnp.full((1, 2), jnp.nan)]), jnp.array([1, 2, -100]), weight=jnp.array([1.0, 1.0, 0.0])
+    )
+    loss = losses.supervised(model, losses.cross_entropy)
+    value = jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch, KEY)[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), value(params, whole), value(params, padded))
+
+
+def test_losses_with_further_axes_are_weighed_by_example():
+    loss = losses.supervised(models.Model(lambda key: {}, lambda params, x, **_: x), lambda out, y: (out - y, {}))
+    x = jnp.arange(9.0).reshape(3, 3)
+    weight = jnp.array([1.0, 0.0, 0.0])
+    value, _ = loss({}, Examples(x, jnp.zeros((3, 3)), weight=weight), jax.random.key(0))
+    assert value == pytest.approx(1.0)
+    with pytest.raises(InnerloopError, match="one loss for each example"):
+        losses.supervised(models.Model(lambda key: {}, lambda params, x, **_: x), lambda out, y: (jnp.sum(out), {}))(
+            {}, Examples(x, jnp.zeros((3, 3)), weight=weight), jax.random.key(0)
+        )

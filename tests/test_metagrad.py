@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from innerloop import FirstOrder, InnerloopError, Meta, Mixed, meta_loss, rules
-from innerloop.metagrad import towards_adapted
+from innerloop.core.objectives import reptile
 from oracles import adapted, quadratic_loss, quadratic_task
 
 KEY = jax.random.key(0)
@@ -46,7 +46,7 @@ def test_the_query_loss_may_differ_from_the_inner_loss():
 
 
 def test_reptile_moves_towards_the_adapted_parameters():
-    step = gradient(rule=rules.sgd(0.1), steps=3, adjoint=FirstOrder(), objective=towards_adapted)
+    step = gradient(rule=rules.sgd(0.1), steps=3, adjoint=FirstOrder(), objective=reptile)
     np.testing.assert_allclose(step, THETA - adapted(THETA, TASK, 0.1, 3), rtol=1e-5, atol=1e-6)
 
 
@@ -58,10 +58,10 @@ def test_reptile_learns_what_the_inner_loop_leaves_alone():
 
     params = {"fast": THETA, "shared": jnp.ones(4), "key": jax.random.key(1)}
     rule = rules.masked(rules.sgd(0.1), lambda path, leaf: path == "fast")
-    reptile = meta_loss(loss, rule=rule, steps=2, adjoint=FirstOrder(), objective=towards_adapted)
+    moved = meta_loss(loss, rule=rule, steps=2, adjoint=FirstOrder(), objective=reptile)
 
     def value(fast, shared):
-        return reptile(Meta({**params, "fast": fast, "shared": shared}, ()), TASK, KEY)[0]
+        return moved(Meta({**params, "fast": fast, "shared": shared}, ()), TASK, KEY)[0]
 
     fast, shared = jax.grad(value, (0, 1))(THETA, jnp.ones(4))
     end = adapted(THETA + 1, TASK, 0.1, 2) - 1

@@ -54,8 +54,9 @@ def test_the_notebook_runs_on_a_small_subset(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_trunk_computes_the_same_in_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
-    from innerloop import MetaLearner, learner
-    from innerloop.experiment.own import model
+    from innerloop import TabularMetaLearner
+    from innerloop.tabular import artifact as model
+    from innerloop.tabular import learner
     from learners import untrained
 
     learned = untrained()
@@ -71,4 +72,4 @@ def test_the_trunk_computes_the_same_in_pytorch(tmp_path, monkeypatch):
         there = names["trunk"](torch.tensor(inputs.numbers)).numpy()  # pyright: ignore
     here = learner.trunk(learned.design, learned.meta.params["trunk"], inputs)
     np.testing.assert_allclose(there, here, atol=1e-5)
-    assert isinstance(names["learner"], MetaLearner)
+    assert isinstance(names["learner"], TabularMetaLearner)

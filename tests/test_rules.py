@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from innerloop import InnerloopError, Meta, adapt, rules
-from innerloop.trees import path_name
+from innerloop.core.trees import path_name
 
 PARAMS = {"body": {"kernel": jnp.ones((2, 3))}, "head": {"kernel": jnp.ones(3), "bias": jnp.zeros(())}}
 KEY = jax.random.key(0)
@@ -53,7 +53,7 @@ def test_meta_sgd_has_no_step_size_for_what_has_no_gradient():
 
 
 def test_learned_hyperparameters_are_data():
-    rule = rules.learned(lambda rate: optax.sgd(rate), 0.1)
+    rule = rules.trainable(lambda rate: optax.sgd(rate), 0.1)
     np.testing.assert_allclose(adapted(rule, jnp.array(0.5))["head"]["bias"], -0.5)
     assert rule.init(PARAMS) is not rule.init(PARAMS)
 

@@ -10,8 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from innerloop.experiment.own import model
-from innerloop.serve import Limits, Service, application, description
+from innerloop.serve.batcher import Limits
+from innerloop.serve.http import application, description
+from innerloop.serve.service import Service
+from innerloop.tabular import artifact as model
 from learners import task, untrained
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -95,7 +97,12 @@ def test_mistakes_are_answered_and_the_server_goes_on(served):
         ("/adapt", {"support": rows, "target": labels[:3]}, 422, "target must be a list of 8"),
         ("/adapt", {"support": rows, "target": ["yes"] * 8}, 422, "one class only"),
         ("/adapt", {"support": rows, "target": [None] * 8}, 422, "a label for each support row"),
-        ("/adapt", {"support": [{"size": 1}] * 8, "target": labels}, 422, "lacks the features price, bits"),
+        (
+            "/adapt",
+            {"support": [{"size": 1}] * 8, "target": labels},
+            422,
+            "lacks 2 of the 3 features of the learner: price, bits",
+        ),
         ("/adapt", {"support": [{**row, "size": "big"} for row in rows], "target": labels}, 422, "must hold a number"),
         ("/adapt", {"support": [{**row, "bits": [1, 2]} for row in rows], "target": labels}, 422, "a list of 3"),
         ("/adapt", {"support": 5, "target": labels}, 422, "must be a list of rows"),

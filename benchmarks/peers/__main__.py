@@ -24,7 +24,7 @@ from benchmarks.peers.measure import ENOUGH, Built, Timed
 from benchmarks.peers.problems import GROWTH, MAIN
 from benchmarks.peers.processes import Failed, Limits, Worker, call
 from benchmarks.peers.tables import as_text, promises, table_of
-from innerloop.experiment import run as runs
+from innerloop.runs import machine as runs_machine
 
 PATIENCE = Limits(600.0, 16 * 2**30)
 """For what is not compared: references, the machine, presets."""
@@ -212,7 +212,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="innerloop-bench-") as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"  # every compilation is a first one
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(runs.cores())
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(runs_machine.cores())
         settings = Settings(rounds, seconds, limits, Path(folder))
         result = kept(
             {
@@ -237,7 +237,7 @@ def main() -> int:
                 print(f"{part}: {failure}\n", flush=True)
                 continue
             now, minutes = time.strftime("%Y-%m-%dT%H:%M:%S%z"), (time.monotonic() - started) / 60
-            result["measured"][part] = {"ended": now, "minutes": round(minutes, 1), "commit": runs.commit()}
+            result["measured"][part] = {"ended": now, "minutes": round(minutes, 1), "commit": runs_machine.commit()}
             if not arguments.quick:
                 page.RESULT.write_text(json.dumps(result, indent=1) + "\n")
             print(f"{part}\n{as_text(table_of(part, result))}\n", flush=True)

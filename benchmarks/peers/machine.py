@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import innerloop as il
 from benchmarks.peers.problems import OMNIGLOT, problem
 from benchmarks.peers.with_innerloop import meta_loss_of, params_of, tasks_of
-from innerloop.experiment.run import environment_of_machine
+from innerloop.runs.machine import description
 
 SIZE = 2048
 """Rows and columns of the matrices whose product is timed."""
@@ -33,7 +33,7 @@ ADJOINTS = {
 
 def environment() -> dict[str, Any]:
     """Versions and hardware."""
-    known = environment_of_machine()
+    known = description()
     for name in ("torch", "higher", "torchopt"):
         with suppress(PackageNotFoundError):
             known["versions"][name] = version(name)

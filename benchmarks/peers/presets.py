@@ -13,7 +13,7 @@ CLASSES, EACH = 20, 20
 
 def names() -> list[str]:
     """The presets of the program."""
-    from innerloop.experiment.recipes import RECIPES
+    from innerloop.workloads.episodes.recipes import RECIPES
 
     return list(RECIPES)
 
@@ -27,12 +27,13 @@ def compile_seconds(name: str, cache: str) -> float:
     """
     os.environ["INNERLOOP_CACHE"] = cache
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # the program chooses
-    from innerloop.experiment import plan, recipes, session, training, tune
-    from innerloop.experiment.build import IMAGE_SHAPES, assemble, build
-    from innerloop.experiment.data import miniimagenet, omniglot
+    from innerloop.runs import machine
+    from innerloop.workloads.episodes import memory, recipes, training, tune
+    from innerloop.workloads.episodes.build import IMAGE_SHAPES, assemble, build
+    from innerloop.workloads.episodes.data import miniimagenet, omniglot
 
-    config = recipes.config(name)
-    session.set_up(config.layout.shards, config.network.precision)
+    config = recipes.configure(name)
+    machine.set_up(config.layout.shards, config.network.precision)
 
     def noise(*_: Any) -> dict[omniglot.Part, omniglot.Labelled]:
         images = np.random.default_rng(0).integers(
@@ -46,5 +47,5 @@ def compile_seconds(name: str, cache: str) -> float:
     state = experiment.layout.replicate(training.initial_state(experiment))
     tasks = experiment.layout.replicate(experiment.training_tasks())
     start = time.perf_counter()
-    plan.compiled_steps(experiment, state, tasks)
+    memory.compiled_steps(experiment, state, tasks)
     return time.perf_counter() - start

@@ -20,7 +20,7 @@ MEASURED = 3
 
 
 def candidates(case: Case, adjoint: type[il.Mixed | il.Reverse | il.FirstOrder]) -> list[tuple[il.Layout, il.Adjoint]]:
-    """Layouts and adjoints among which the program would choose here, see `innerloop.experiment.tune`.
+    """Layouts and adjoints among which the program would choose here, see `innerloop.workloads.episodes.tune`.
 
     The steps of the deep network are scanned, since several of them unrolled would compile for minutes.
     """

@@ -1,5 +1,5 @@
 """`python -m innerloop`."""
 
-from innerloop.cli import main
+from innerloop.cli.main import main
 
 main()

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from innerloop import FirstOrder, InnerloopError, Layout, Meta, Mixed, PerStep, adapt, models, rl, rules
-from innerloop.adjoint import Truncated
+from innerloop.core.adjoints import Truncated
 from innerloop.rl import train
 from innerloop.rl.problem import outer_problem
 from rl.countdown import HostCountdown

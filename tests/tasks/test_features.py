@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from innerloop import InnerloopError
-from innerloop.tasks import Preparation
+from innerloop.tabular.features import Preparation
 
 RNG = np.random.default_rng(0)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from innerloop import InnerloopError
-from innerloop.tasks import Drawn, Tables
-from innerloop.tasks.tables import padded_size, stratified
+from innerloop.tabular.episodes import ClassEpisodes, RaggedEpisodes, padded_size, stratified
 
 SIZES = (5, 40, 2000, 12)
 
@@ -15,7 +14,7 @@ SIZES = (5, 40, 2000, 12)
 def tables(supports=(4, 16), queries=10):
     tasks = np.repeat(np.arange(len(SIZES)), SIZES)
     y = np.concatenate([np.arange(size) % 4 == 0 for size in SIZES]).astype(int)
-    return Tables.from_rows(np.arange(len(tasks)), y, tasks, supports=supports, queries=queries), tasks, y
+    return RaggedEpisodes.from_rows(np.arange(len(tasks)), y, tasks, supports=supports, queries=queries), tasks, y
 
 
 def test_support_and_query_are_disjoint_rows_of_one_task_and_padding_weighs_nothing():
@@ -63,16 +62,16 @@ def test_sizes_are_padded_to_powers_of_two():
 
 def test_what_gives_no_episodes_is_refused():
     with pytest.raises(InnerloopError, match="task 3 has 1"):
-        Tables.from_rows(np.ones(3), np.zeros(3), np.array([1, 1, 3]), supports=(2,), queries=2)
+        RaggedEpisodes.from_rows(np.ones(3), np.zeros(3), np.array([1, 1, 3]), supports=(2,), queries=2)
     with pytest.raises(InnerloopError, match="must be at least 1"):
-        Tables.from_rows(np.ones(3), np.zeros(3), np.ones(3), supports=(0,), queries=2)
+        RaggedEpisodes.from_rows(np.ones(3), np.zeros(3), np.ones(3), supports=(0,), queries=2)
     with pytest.raises(InnerloopError, match=r"\[2, 3\] rows"):
-        Tables.from_rows(np.ones(3), np.zeros(2), np.ones(3), supports=(1,), queries=2)
+        RaggedEpisodes.from_rows(np.ones(3), np.zeros(2), np.ones(3), supports=(1,), queries=2)
 
 
 def test_classes_are_drawn_from_one_task_with_as_many_shots_as_weigh():
     y, tasks = np.arange(240) % 24, np.arange(240) % 24 // 8
-    drawn = Drawn.from_rows(np.arange(240), y, tasks, ways=4, shots=(1, 3), queries=2)
+    drawn = ClassEpisodes.from_rows(np.arange(240), y, tasks, ways=4, shots=(1, 3), queries=2)
     episodes = jax.tree.map(np.asarray, drawn.sample(jax.random.key(0), 32))
     shots = set()
     for x, labels, weight, query in zip(*episodes.support[:3], episodes.query.x, strict=True):
@@ -84,6 +83,6 @@ def test_classes_are_drawn_from_one_task_with_as_many_shots_as_weigh():
         shots.add(weight.sum())
     assert shots == {4.0, 12.0}
     with pytest.raises(InnerloopError, match="no task has more than 8 classes"):
-        Drawn.from_rows(np.arange(240), y, tasks, ways=9, shots=(1,), queries=1)
+        ClassEpisodes.from_rows(np.arange(240), y, tasks, ways=9, shots=(1,), queries=1)
     with pytest.raises(InnerloopError, match="one has 10"):
-        Drawn.from_rows(np.arange(240), y, tasks, ways=4, shots=(9,), queries=2)
+        ClassEpisodes.from_rows(np.arange(240), y, tasks, ways=4, shots=(9,), queries=2)

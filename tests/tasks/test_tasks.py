@@ -115,7 +115,7 @@ def test_batches_keep_their_labels():
 
 
 def test_referenced_hands_the_support_to_the_query():
-    task = tasks.Referenced(tasks.Sinusoids(3, 4)).sample(KEY, 2)
+    task = tasks.WithSupportStatistics(tasks.Sinusoids(3, 4)).sample(KEY, 2)
     np.testing.assert_array_equal(task.query.reference, task.support.x)
 
 

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from innerloop.adapt import adapt
-from innerloop.adjoint import Adjoint, Mixed, Reverse, Truncated
+from innerloop.core.adapt import adapt
+from innerloop.core.adjoints import Mixed, Reverse, Truncated
+from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
+from innerloop.core.trees import merge
 from innerloop.errors import InnerloopError
-from innerloop.layout import Layout, fast_products, map_over_tasks, mean_over_tasks
 from innerloop.rl.objectives import Estimator, exploration, likelihood, mean, surrogate
 from innerloop.rl.policies import Distribution, StochasticPolicy
 from innerloop.rl.returns import Experience
 from innerloop.rl.updates import OuterUpdate, Problem, Values
-from innerloop.trees import merge
-from innerloop.types import InnerRule, Metrics, Params, PerStep, PRNGKey, Scalar
+from innerloop.types import Adjoint, InnerRule, Metrics, Params, PerStep, PRNGKey, Scalar
 
 
 def outer_problem(
@@ -118,7 +118,7 @@ def outer_problem(
             def product(vector: Params) -> Params:
                 return back(jax.jvp(slope, (after,), (forward(vector),))[1])[0]
 
-            return fast_products(product)
+            return layout.fast_products(product)
 
         def values(learned: Params) -> Values:
             return jax.tree.map(jnp.mean, evaluate((learned, constant, key), items))

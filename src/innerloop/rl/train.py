@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from innerloop.adapt import adapt
-from innerloop.adjoint import Adjoint, FirstOrder, Mixed
+from innerloop.core.adapt import adapt
+from innerloop.core.adjoints import FirstOrder, Mixed
+from innerloop.core.layout import Layout, map_over_tasks
+from innerloop.core.outer import MetaState
+from innerloop.core.trees import differentiable, merge, split
 from innerloop.errors import InnerloopError
-from innerloop.layout import Layout, map_over_tasks
-from innerloop.outer import MetaState
 from innerloop.rl.objectives import Estimator, estimator, mean
 from innerloop.rl.policies import StochasticPolicy
 from innerloop.rl.problem import outer_problem
@@ -26,8 +27,7 @@ from innerloop.rl.rollout import collect
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Rollouts
 from innerloop.rl.updates import OuterUpdate
-from innerloop.trees import differentiable, merge, split
-from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
+from innerloop.types import Adjoint, InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
 
 Tree = TypeVar("Tree")
 

@@ -10,7 +10,7 @@ from innerloop.types import PRNGKey, Task
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Referenced:
+class WithSupportStatistics:
     """The same tasks, whose query batch carries the support inputs as the reference for normalisation.
 
     Attributes:

@@ -1,0 +1,191 @@
+r"""Losses of one task, built from a model and a criterion."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.core import Tracer
+
+from innerloop.errors import InnerloopError
+from innerloop.models.base import Model
+from innerloop.types import Examples, Loss, Metrics, Params, PRNGKey, Scalar
+
+Criterion: TypeAlias = Callable[[Array, Array], tuple[Array, dict[str, Array]]]
+"""`(outputs, targets) -> (loss of each example, metrics of each example)`, all `[examples]`."""
+
+Statistics: TypeAlias = Literal["batch", "support", "running"]
+"""Whose mean and variance normalise: those of the batch at hand, of its reference, or the stored averages."""
+
+
+def cross_entropy(outputs: Array, labels: Array) -> tuple[Array, dict[str, Array]]:
+    r"""Softmax cross-entropy, $-\log \operatorname{softmax}(\text{outputs})_{y}$ in nats, with the accuracy.
+
+    Args:
+        outputs: logits, `[examples, classes]`.
+        labels: class indices from 0, integers, `[examples]`.
+
+    Returns:
+        The loss and the accuracy of each example. The loss of a label that is no class is NaN inside a compiled
+        function, where values cannot be looked at.
+
+    Raises:
+        InnerloopError: if the labels are not integers, or, outside a compiled function, are not from 0 to classes - 1.
+    """
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InnerloopError(
+            f"cross_entropy needs integer class labels, not {labels.dtype}; convert them, or use squared_error for "
+            f"regression."
+        )
+    _same_examples(outputs.shape[:-1], labels.shape, "cross_entropy")
+    known = (labels >= 0) & (labels < outputs.shape[-1])
+    _require_classes(labels, known, outputs.shape[-1])
+    chosen = jnp.where(known, labels, 0)
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), chosen[..., None], axis=-1)[..., 0]
+    losses = jnp.where(known, losses, jnp.nan)
+    return losses, {"accuracy": (jnp.argmax(outputs, axis=-1) == labels).astype(outputs.dtype)}
+
+
+def to_prototype(outputs: Array, labels: Array) -> tuple[Array, dict[str, Array]]:
+    r"""Half the squared distance of each example to the prototype of its class, each class weighing the same.
+
+    $$ \frac12 \sum_k \frac{1}{n_k} \sum_{i:\, y_i = k} \lVert f(x_i) - c_k\rVert^2 $$
+
+    is the mean over the $n$ examples of what it returns. Its gradient in $c_k$ is $c_k$ minus the mean of class $k$.
+
+    Args:
+        outputs: $-\lVert f(x_i) - c_k\rVert^2$, the logits of `models.prototypical`, `[examples, classes]`.
+        labels: class indices from 0, integers, `[examples]`.
+
+    Reference:
+        Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017, arXiv 1703.05175.
+    """
+    _same_examples(outputs.shape[:-1], labels.shape, "to_prototype")
+    members = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+    share = members @ jnp.sum(members, axis=0) / labels.shape[0]
+    return -0.5 * jnp.sum(members * outputs, axis=-1) / share, {}
+
+
+def squared_error(outputs: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
+    r"""Squared error $\lVert \text{outputs} - y\rVert^2$, averaged over output dimensions; no further metrics.
+
+    Args:
+        outputs: predictions, `[examples, ...]`.
+        targets: of the same shape.
+    """
+    _same_examples(outputs.shape, targets.shape, "squared_error")
+    return jnp.mean(((outputs - targets) ** 2).reshape(outputs.shape[0], -1), axis=-1), {}
+
+
+def supervised(model: Model, criterion: Criterion, statistics: Statistics = "batch") -> Loss:
+    r"""The mean of a criterion over a batch of `Examples`.
+
+    Args:
+        model: the network.
+        criterion: the loss of each example, such as `cross_entropy` or `squared_error`.
+        statistics: where a normalising network takes mean and variance from. `"batch"`: the batch at hand, so that
+            queries are evaluated together (*transductive*). `"support"`: the batch's `reference`, so that each query is
+            evaluated alone (*inductive*). `"running"`: the averages stored in the parameters (*inductive*).
+
+    Returns:
+        A `Loss` over `Examples`. If the model stores running averages and `statistics` is `"batch"`, the loss also
+        moves them, see `innerloop.losses.track`.
+
+    Raises:
+        InnerloopError: if the model cannot take statistics from elsewhere.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from innerloop import Examples, models
+        >>> from innerloop.core import losses
+        >>> model = models.mlp(1, (8,), 1)
+        >>> loss = losses.supervised(model, losses.squared_error)
+        >>> batch = Examples(x=jnp.ones((5, 1)), y=jnp.ones((5, 1)))
+        >>> value, metrics = loss(model.init(jax.random.key(0)), batch, jax.random.key(1))
+    """
+    if statistics not in get_args(Statistics):
+        raise InnerloopError(f"statistics is {statistics!r}; it must be one of {', '.join(get_args(Statistics))}.")
+    moments_of, running_of = model.moments, model.running
+    if statistics == "support" and moments_of is None:
+        raise InnerloopError("statistics='support' needs a model with normalisation; this one has none, use 'batch'.")
+    if statistics == "running" and running_of is None:
+        raise InnerloopError(
+            "statistics='running' needs a model that stores running averages; use models.with_running_statistics."
+        )
+
+    def loss(params: Params, batch: Examples, key: PRNGKey) -> tuple[Scalar, Metrics]:
+        moments = None
+        if statistics == "support" and moments_of and batch.reference is not None:
+            moments = moments_of(params, batch.reference, key)
+        elif statistics == "running" and running_of:
+            moments = running_of(params)
+        x, y = _without_padding(batch)
+        losses, metrics = criterion(model.apply(params, x, key=key, moments=moments), y)
+        value = _mean(losses, batch.weight)
+        means = {name: _mean(metric, batch.weight) for name, metric in metrics.items()}
+        if running_of and moments_of and moments is None:
+            value += track(running_of(params), moments_of(params, batch.x, key))
+        return value, means
+
+    return loss
+
+
+def track(averages: Any, moments: Any) -> Scalar:
+    r"""Zero, with the gradient `averages - moments` with respect to `averages`.
+
+    Added to a loss, it turns the moving average $m \leftarrow m + (1 - d)(\text{batch} - m)$ into one step of gradient
+    descent with the rate $1 - d$: running statistics are parameters like others, averaged over tasks, sharded and saved
+    with them.
+    """
+    moments = lax.stop_gradient(moments)
+    parts = jax.tree.map(lambda average, now: 0.5 * jnp.sum((average - now) ** 2), averages, moments)
+    return gradient_alone(jax.tree.reduce(jnp.add, parts))
+
+
+def gradient_alone(value: Scalar) -> Scalar:
+    """Zero, with the gradient of the value: what is added to a loss to change its gradient and not itself."""
+    return value - lax.stop_gradient(value)
+
+
+def _without_padding(batch: Examples) -> tuple[Any, Any]:
+    """Inputs and targets with zeros in the rows that do not count, so that nothing of what is in them is left."""
+    weight = batch.weight
+    if weight is None:
+        return batch.x, batch.y
+
+    def masked(leaf: Array) -> Array:
+        counts = (weight > 0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(counts, leaf, jnp.zeros((), leaf.dtype))
+
+    return jax.tree.map(masked, (batch.x, batch.y))
+
+
+def _mean(values: Array, weight: Array | None) -> Scalar:
+    """The mean over the examples, whose values may have further axes, such as the positions of a sequence."""
+    if weight is None:
+        return jnp.mean(values)
+    if values.shape[:1] != weight.shape:
+        raise InnerloopError(
+            f"The criterion returned {list(values.shape)} for {weight.shape[0]} examples; it must return one loss for "
+            "each example."
+        )
+    values = jnp.mean(values.reshape(len(weight), -1), axis=-1)
+    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), jnp.finfo(values.dtype).tiny)
+
+
+def _require_classes(labels: Array, known: Array, classes: int) -> None:
+    """Refuse labels that are no class, where they can be looked at."""
+    if isinstance(known, Tracer) or bool(jnp.all(known)):
+        return
+    wrong = int(jnp.ravel(labels)[int(jnp.argmin(jnp.ravel(known)))])
+    raise InnerloopError(
+        f"cross_entropy got the label {wrong} for {classes} outputs; labels are whole numbers from 0 to {classes - 1}."
+    )
+
+
+def _same_examples(outputs: tuple[int, ...], targets: tuple[int, ...], name: str) -> None:
+    if outputs != targets:
+        raise InnerloopError(
+            f"{name} got outputs for {list(outputs)} and targets of shape {list(targets)}; they must agree."
+        )

@@ -1,0 +1,207 @@
+r"""The outer loop: the mean meta-gradient over a batch of tasks, and the optimiser's step along it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
+from innerloop.core.trees import differentiable, merge, split
+from innerloop.errors import InnerloopError
+from innerloop.types import InnerRule, Meta, MetaLoss, Metrics, Params, PRNGKey, Task, TaskDistribution
+
+
+class MetaState(NamedTuple):
+    """Everything that a meta-training run is: saved and restored, it continues to the same bits.
+
+    Attributes:
+        meta: what is learned.
+        optimizer: the outer optimiser's state.
+        step: number of meta-steps taken.
+        key: the run's key; the tasks of step `t` derive from `fold_in(key, t)`, never from a generator's state.
+    """
+
+    meta: Meta
+    optimizer: optax.OptState
+    step: Array
+    key: PRNGKey
+
+
+Diagnostics = Callable[[MetaState, Any], Metrics]
+"""`(state, tasks) -> metrics`, computed where training is logged and not at every step."""
+
+
+@runtime_checkable
+class MetaStep(Protocol):
+    """One meta-step: `(state, tasks) -> (state, metrics)`."""
+
+    def __call__(self, state: MetaState, tasks: Any, /) -> tuple[MetaState, Metrics]: ...
+
+
+def init(params: Params, rule: InnerRule, optimizer: optax.GradientTransformation, key: PRNGKey) -> MetaState:
+    """The state before the first meta-step.
+
+    Args:
+        params: the initial parameters, any pytree; leaves without gradient (integers, keys) are carried along
+            unchanged.
+        rule: the inner rule, whose parameters are learned with the initialisation.
+        optimizer: the outer optimiser.
+        key: the run's key.
+    """
+    meta = Meta(params, rule.init(params))
+    trainable, _ = split(meta, differentiable(meta))
+    return MetaState(meta, optimizer.init(trainable), jnp.zeros((), jnp.int32), key)
+
+
+def meta_gradient(
+    meta_loss: MetaLoss, layout: Layout = Layout()
+) -> Callable[[Meta, Task, PRNGKey], tuple[Meta, Metrics]]:
+    r"""The meta-gradient $\frac1n \sum_i \nabla_\theta \mathcal{L}_i(\theta)$ of given tasks.
+
+    Args:
+        meta_loss: the meta-loss of one task, from `innerloop.meta_loss`.
+        layout: how the tasks are laid out.
+
+    Returns:
+        `(meta, tasks, key) -> (gradient, metrics)`, tasks stacked along a leading axis, metrics averaged over them.
+        Leaves of `meta` that have no gradient are `None` in it.
+    """
+
+    def gradient(meta: Meta, tasks: Task, key: PRNGKey) -> tuple[Meta, Metrics]:
+        trainable, constant = split(meta, differentiable(meta))
+
+        def one(shared: Any, item: Any) -> tuple[Any, Metrics]:
+            trainable, constant, key = shared
+            task, index = item
+            return meta_loss(merge(trainable, constant), task, jax.random.fold_in(key, index))
+
+        indices = jnp.arange(jax.tree.leaves(tasks)[0].shape[0])
+        return mean_over_tasks(one, layout)((trainable, constant, key), (tasks, indices))
+
+    return gradient
+
+
+def meta_step(
+    meta_loss: MetaLoss,
+    optimizer: optax.GradientTransformation,
+    *,
+    meta_batch: int,
+    layout: Layout = Layout(),
+    iterations: int | None = None,
+    radius: float = 0.0,
+) -> MetaStep:
+    r"""One step of the outer loop, with the episodes sampled inside the compiled function.
+
+    Args:
+        meta_loss: the meta-loss of one task.
+        optimizer: any optax optimiser; it updates the initialisation and the rule's parameters together.
+        meta_batch: number of tasks in a step.
+        layout: how they are laid out over devices and memory.
+        iterations: number of meta-steps of the whole training, for a meta-loss that changes over it: step $t$ has the
+            progress $t / \text{iterations}$.
+        radius: take the meta-gradient where the meta-loss is largest, to first order, within this distance:
+            at $\theta + \rho\, g / \lVert g\rVert$ with the meta-gradient $g$ at $\theta$ (sharpness-aware
+            minimisation, which takes twice the time). 0: at $\theta$ itself.
+
+    Returns:
+        `(state, tasks) -> (state, metrics)`, pure. `tasks` is a `TaskDistribution`, itself a pytree, so that its data
+        is an argument of the compiled function and not a constant inside it.
+
+    Raises:
+        InnerloopError: if the meta-batch is not positive, or smaller than the layout's shards or chunk, or if the
+            radius is negative.
+    """
+    if not 0 <= radius < float("inf"):
+        raise InnerloopError(f"The radius of the outer step is {radius}; it must be a number of at least 0.")
+    if meta_batch < 1:
+        raise InnerloopError(f"The meta-batch has {meta_batch} tasks; it needs at least 1.")
+    layout.require(meta_batch)
+
+    def one(shared: Any, index: Array) -> tuple[Any, Metrics]:
+        trainable, constant, tasks, key, *progress = shared
+        sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
+        return meta_loss(merge(trainable, constant), sample_task(tasks, sample_key), task_key, *progress)
+
+    gradient = mean_over_tasks(one, layout)
+
+    def step(state: MetaState, tasks: TaskDistribution) -> tuple[MetaState, Metrics]:
+        trainable, constant = split(state.meta, differentiable(state.meta))
+        key = jax.random.fold_in(state.key, state.step)
+        given = (constant, tasks, key) if iterations is None else (constant, tasks, key, state.step / iterations)
+        gradients, metrics = gradient((trainable, *given), jnp.arange(meta_batch))
+        if radius:
+            reach = radius / jnp.maximum(optax.tree.norm(gradients), 1e-12)
+            above = jax.tree.map(lambda x, g: x + reach * g, trainable, gradients)
+            gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
+        meta = merge(optax.apply_updates(trainable, updates), constant)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return MetaState(meta, optimizer_state, state.step + 1, state.key), metrics
+
+    return step
+
+
+def diagnostics(
+    of_task: Callable[[Meta, Task, PRNGKey], Metrics], *, num_tasks: int, layout: Layout = Layout()
+) -> Diagnostics:
+    """The mean over tasks of what is to be known of training now and then, for `repeat`.
+
+    Args:
+        of_task: `(meta, task, key) -> metrics` of one task, such as `innerloop.core.metagrad.implicit_diagnostics`.
+        num_tasks: number of tasks, drawn anew at each step.
+        layout: how they are laid out.
+    """
+
+    def one(shared: Any, index: Array) -> Metrics:
+        meta, tasks, key = shared
+        sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
+        return of_task(meta, sample_task(tasks, sample_key), task_key)
+
+    def means(state: MetaState, tasks: TaskDistribution) -> Metrics:
+        shared = state.meta, tasks, jax.random.fold_in(state.key, state.step)
+        values = map_over_tasks(one, layout)(shared, jnp.arange(num_tasks))
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
+
+    return means
+
+
+def repeat(
+    step: MetaStep, diagnostics: Diagnostics | None = None
+) -> Callable[[MetaState, TaskDistribution, Array | int], tuple[MetaState, Metrics]]:
+    """Many meta-steps in one dispatch.
+
+    The number of steps is an argument of the compiled loop: any number runs in the same program, so the state after `n`
+    steps has the same bits however the steps were grouped.
+
+    Args:
+        step: one meta-step.
+        diagnostics: metrics of the state after the last step, which are computed once.
+
+    Returns:
+        `(state, tasks, num_steps) -> (state, metrics)`, metrics averaged over the steps (zero if there are none).
+        Compile it with `jax.jit(..., donate_argnums=0)`.
+    """
+
+    one = jax.jit(step)  # traced once for shape and value
+
+    def steps(state: MetaState, tasks: TaskDistribution, num_steps: Array | int) -> tuple[MetaState, Metrics]:
+        def body(_: Any, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
+            state, total = carry
+            state, metrics = one(state, tasks)
+            return state, jax.tree.map(jnp.add, total, metrics)
+
+        shapes = jax.eval_shape(one, state, tasks)[1]
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        state, total = lax.fori_loop(0, num_steps, body, (state, zeros))
+        metrics = jax.tree.map(lambda leaf: leaf / jnp.maximum(num_steps, 1), total)
+        return state, metrics if diagnostics is None else diagnostics(state, tasks) | metrics
+
+    return steps
+
+
+def sample_task(tasks: TaskDistribution, key: PRNGKey) -> Task:
+    """One task of a distribution, without the task axis."""
+    return jax.tree.map(lambda leaf: leaf[0], tasks.sample(key, 1))

@@ -1,1 +1,0 @@
-"""A user's own tasks, from a table or a folder of images: reading, checking, training, adaptation, models on disk."""

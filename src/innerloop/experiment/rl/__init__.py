@@ -1,1 +1,0 @@
-"""Meta-reinforcement learning as the program runs it: recipes, training, evaluation, report."""

@@ -1,0 +1,64 @@
+"""Writing files whole or not at all, also when the process or the machine stops in the middle."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from innerloop.errors import InnerloopError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, as UTF-8.
+
+    Args:
+        path: the file; its folder must exist.
+        text: what it then holds.
+
+    Raises:
+        InnerloopError: if it cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: after a power cut too, it holds its old content or its new one.
+
+    Args:
+        path: the file; its folder must exist.
+        content: what it then holds.
+
+    Raises:
+        InnerloopError: if it cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder, "a.bin"), b"abc")
+        ...     [(file.name, file.read_bytes()) for file in Path(folder).iterdir()]
+        [('a.bin', b'abc')]
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InnerloopError(
+            f"{path} could not be written ({error.strerror or error}); mend that and give the same command again."
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder last; a file system that cannot is left to itself."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,1 @@
+"""The engine of every kind of run; it knows no workload."""

@@ -1,0 +1,165 @@
+"""What the program does with a run, whatever its kind: train, say what it would be, evaluate, report, export."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from innerloop.errors import InnerloopError
+from innerloop.runs import codec, machine, rundir
+from innerloop.runs.progress import Progress
+from innerloop.runs.results import Table
+from innerloop.runs.workload import Session, Workload
+
+INTERRUPTED = 130
+"""The exit status of a process that SIGINT stopped."""
+
+
+def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
+    """Train, evaluate and report, from wherever the run stands.
+
+    Args:
+        workload: the kind of run.
+        config: a checked configuration.
+        report: whether to print its tables and write its report.
+
+    Returns:
+        0, or 130 if it was interrupted; then everything is saved.
+
+    Raises:
+        InnerloopError: for what cannot work, naming the mend.
+    """
+    progress = Progress()
+    path = rundir.directory_of(config)
+    with rundir.locked(path):
+        run = rundir.stored(path, {workload.name: workload})
+        begun = run is not None and run.begun
+        if run is not None and begun:
+            config = rundir.continued(run, config)
+        progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
+        session = workload.open(config, progress, resolve=not begun)
+        if run is None or not begun:
+            run = rundir.create(path, workload, session.config)
+        for line in session.describe():
+            progress.say(line)
+        from innerloop.runs import loop
+
+        run = replace(run, config=session.config)
+        try:
+            state = loop.train(run, session, progress)
+        except loop.InterruptedTraining:
+            progress.say(f"stopped and saved; continue with: innerloop resume {path}")
+            return INTERRUPTED
+        _finish(run, session, state, progress, again=False, report=report)
+    return 0
+
+
+def dry_run(workload: Workload[Any], config: Any) -> None:
+    """Say what a run would be and need, and write nothing."""
+    progress = Progress()
+    progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · no run is made")
+    session = workload.open(config, progress, resolve=True)
+    for line in (*session.describe(), *session.plan()):
+        progress.say(line)
+
+
+def evaluate(run: rundir.Run, config: Any, *, again: bool) -> None:
+    """Evaluate a trained run (again, or if it was not yet) and write its report.
+
+    Args:
+        run: which.
+        config: its configuration, perhaps with other settings of the evaluation.
+        again: whether to measure what was measured before.
+    """
+    progress = Progress()
+    with rundir.locked(run.path):
+        session, state = _trained(replace(run, config=config), progress)
+        _finish(replace(run, config=config), session, state, progress, again=again)
+
+
+def export(run: rundir.Run, folder: Path) -> None:
+    """Write what a trained run learned into a folder that `innerloop.load` reads.
+
+    Raises:
+        InnerloopError: if it is not trained, or the folder holds something else.
+    """
+    progress = Progress()
+    with rundir.locked(run.path):
+        session, state = _trained(run, progress)
+        session.export(state, folder, run.result())
+    progress.say(f"exported: {folder.resolve()}")
+
+
+def _trained(run: rundir.Run, progress: Progress) -> tuple[Session[Any], Any]:
+    from innerloop.runs import loop
+
+    session = run.workload.open(run.config, progress, resolve=False)
+    return session, loop.newest(run, session, progress)
+
+
+def _finish(
+    run: rundir.Run, session: Session[Any], state: Any, progress: Progress, *, again: bool, report: bool = True
+) -> None:
+    """Evaluate if needed, keep the model, and, if wanted, print the tables and write the report."""
+    result = None if again else run.result()
+    if result is None or result["meta_steps"] != session.step_of(state):
+        result = _measured(run, session, state)
+    session.export(state, run.model, result)
+    if not report:
+        return
+    tables, remarks = session.tables(result), result["remarks"]
+    for table in tables:
+        progress.say("\n" + table.as_text())
+    for remark in remarks:
+        progress.say(f"note: {remark}")
+    progress.say(f"model: {run.model.resolve()}")
+    try:
+        with progress.timed("writing the report"):
+            _write_report(run, session, state, result, tables, remarks)
+    except InnerloopError as error:
+        if "innerloop[report]" not in str(error):
+            raise
+        progress.say(f"no report: {error}")
+        return
+    progress.say(f"report: {run.report.resolve()}")
+
+
+def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, Any]:
+    """A new evaluation, which is kept."""
+    found = session.evaluate(state)
+    config = session.config
+    result = {
+        "workload": run.workload.name,
+        "recipe": config.recipe,
+        "algorithm": config.algorithm,
+        "seed": config.seed,
+        "meta_steps": session.step_of(state),
+        "commit": machine.commit(),
+        **found.values,
+    }
+    result["remarks"] = session.remarks(result, run.records())
+    run.write_result(result, found.scores)
+    return run.result() or _lost(run)
+
+
+def _lost(run: rundir.Run) -> NoReturn:
+    raise InnerloopError(f"The evaluation of {run.path} cannot be read back; give: innerloop evaluate {run.path}")
+
+
+def _write_report(
+    run: rundir.Run, session: Session[Any], state: Any, result: dict[str, Any], tables: list[Table], remarks: list[str]
+) -> None:
+    from innerloop.files import write_text
+    from innerloop.runs import page
+
+    config = session.config
+    settings = [(f"--{codec.flag(name)}", str(value)) for name, value in codec.leaves(config) if name != "recipe"]
+    text = page.render(
+        title=config.recipe,
+        subtitle=f"{config.algorithm}, seed {config.seed}, {result['meta_steps']:,} {session.unit}s",
+        tables=tables,
+        remarks=remarks,
+        sections=session.sections(state, result, run.records()),
+        settings=settings,
+        provenance=run.environment(),
+    )
+    write_text(run.report, text)

@@ -1,0 +1,211 @@
+"""The training loop of every kind of run: what is recorded, when it is saved, how it stops."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from innerloop.errors import InnerloopError
+from innerloop.runs import checkpoint
+from innerloop.runs.codec import encoded
+from innerloop.runs.loggers import Loggers, RunInfo
+from innerloop.runs.progress import Progress, Recorder, duration
+from innerloop.runs.rundir import Run
+from innerloop.runs.rundir import line_of as line_of_record
+from innerloop.runs.workload import Session, StepInfo
+
+
+class DivergedError(InnerloopError):
+    """The numbers of a training are no longer numbers."""
+
+
+class InterruptedTraining(Exception):  # noqa: N818 - not an error
+    """Training was asked to stop; its state is saved."""
+
+
+def newest(run: Run, session: Session[Any], progress: Progress) -> Any:
+    """The state of the newest whole checkpoint.
+
+    Raises:
+        InnerloopError: if there is none.
+    """
+    state = checkpoint.read_newest(run.checkpoints, session.init(), session.settings, progress.say)
+    if state is None:
+        raise InnerloopError(f"{run.path} has no whole checkpoint; start training with: innerloop resume {run.path}")
+    return state
+
+
+def train(run: Run, session: Session[Any], progress: Progress) -> Any:
+    """Train to the end, from the newest checkpoint if there is one.
+
+    The state after a step depends on the configuration alone, never on where the run was interrupted: tasks derive from
+    (seed, step), and the compiled program is the same for any number of steps in a dispatch.
+
+    Args:
+        run: where everything is written.
+        session: what is trained.
+        progress: what is said meanwhile.
+
+    Returns:
+        The final state.
+
+    Raises:
+        InterruptedTraining: when a signal asked for it; the state is saved.
+        InnerloopError: if training diverges, or files cannot be written.
+    """
+    state = _resumed(run, session, progress)
+    log = session.config.log
+    done = saved = session.step_of(state)
+    saved_at, first = time.monotonic(), True
+    pace = Pace(done, session.tasks_per_step)
+    loggers = Loggers(log.to, progress.say)
+    recorder = Recorder(run.metrics)
+    loggers.start(RunInfo(run.path.resolve().name, run.path, encoded(run.config)))
+    try:
+        with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
+            for info in session.steps(state):
+                if first:
+                    run.write_costs(session.costs)
+                state, done, first = info.state, info.step, False
+                require_finite(info.values, done, saved, session.rates)
+                pace.advance(done, info.total)
+                values = {**info.values, "tasks_per_second": pace.tasks_per_second}
+                if info.record:
+                    recorder.record(line_of_record({"step": done, **values}))
+                    loggers.log(done, values)
+                last = done >= info.total
+                progress.update(line_of(info, session.unit, pace), last=last)
+                if asked or last or time.monotonic() - saved_at >= log.checkpoint_seconds:
+                    save(run, session, info, saved)
+                    saved_at, saved = time.monotonic(), done
+                if asked:
+                    raise InterruptedTraining
+            if done > saved:  # it ended earlier than it might have
+                save(run, session, info, saved)  # pyright: ignore[reportPossiblyUnboundVariable]
+    finally:
+        recorder.close()
+        loggers.close()
+    return state
+
+
+def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
+    """The state of the newest checkpoint, or else the first one; what was recorded after it is dropped."""
+    fresh = session.init()
+    restored = checkpoint.read_newest(run.checkpoints, fresh, session.settings, progress.say)
+    state = fresh if restored is None else restored
+    step = session.step_of(state)
+    if restored is not None:
+        progress.say(f"continuing after {session.unit} {step:,}")
+    damaged = run.truncate_records(step)
+    if damaged:
+        progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
+    return state
+
+
+def save(run: Run, session: Session[Any], info: StepInfo, saved: int) -> None:
+    """Write a checkpoint, unless what was learned is no longer finite."""
+    learned = jax.device_get(session.learned(info.state))
+    floats = [leaf for leaf in jax.tree.leaves(learned) if np.issubdtype(leaf.dtype, np.floating)]
+    if not all(np.isfinite(leaf).all() for leaf in floats):
+        _diverged("a parameter is not finite", info.step, saved, session.rates)
+    checkpoint.write(run.checkpoints, info.step, info.state, session.config.log.keep, session.settings)
+
+
+class Pace:
+    """How fast training goes, and when it will end.
+
+    Args:
+        done: steps taken before.
+        tasks_per_step: tasks in a step.
+    """
+
+    def __init__(self, done: int, tasks_per_step: int):
+        self.done = self.total = done
+        self.tasks_per_second = 0.0
+        self._tasks = tasks_per_step
+        self._start, self._from = time.perf_counter(), done
+        self._last = self._start
+
+    def advance(self, done: int, total: int) -> None:
+        """Note that so many steps of so many are done by now."""
+        now = time.perf_counter()
+        self.tasks_per_second = (done - self.done) * self._tasks / max(now - self._last, 1e-9)
+        self._last, self.done, self.total = now, done, total
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to the end at the mean pace so far."""
+        return (self.total - self.done) * (self._last - self._start) / max(self.done - self._from, 1)
+
+
+def line_of(info: StepInfo, unit: str, pace: Pace) -> str:
+    """The line that is shown while training, within 80 columns."""
+    rate = f"{pace.tasks_per_second:,.0f}" if pace.tasks_per_second >= 10 else f"{pace.tasks_per_second:.1f}"
+    word = "step" if unit == "meta-step" else unit
+    parts = [f"{word} {info.step:,}/{info.total:,}", f"{rate} tasks/s", info.line, f"ETA {duration(pace.remaining)}"]
+    return "  ".join(part for part in parts if part)
+
+
+def require_finite(values: Mapping[str, float], step: int, saved: int, rates: Mapping[str, float]) -> None:
+    """Stop a run whose numbers are no longer numbers.
+
+    Raises:
+        DivergedError: naming the number, and the step sizes to lower.
+    """
+    bad = [name for name, value in values.items() if not np.isfinite(value)]
+    if bad:
+        _diverged(f"{bad[0]} is {values[bad[0]]}", step, saved, rates)
+
+
+def _diverged(what: str, step: int, saved: int, rates: Mapping[str, float]) -> None:
+    kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
+    given = " and ".join(f"{flag} {value:g}" for flag, value in rates.items())
+    raise DivergedError(
+        f"Training diverged: {what} at step {step} with {given}; lower one of them in a new --run-dir ({kept})."
+    )
+
+
+class Flag:
+    """True once raised."""
+
+    raised = False
+
+    def __bool__(self) -> bool:
+        return self.raised
+
+
+@contextmanager
+def interruptions(after: str) -> Iterator[Flag]:
+    """A flag that SIGINT, SIGTERM and SIGHUP raise; a second signal ends the process at once, as usual.
+
+    A signal that is ignored already, as SIGINT is in a script's background job, stays ignored.
+
+    Args:
+        after: what comes to its end first.
+    """
+    flag = Flag()
+    previous: dict[signal.Signals, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        flag.raised = True
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+        with suppress(Exception):  # where stderr is closed there is nobody to tell
+            words = f"\nstopping after {after}, and saving; once more stops at once\n"
+            os.write(sys.stderr.fileno(), words.encode())
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            previous[name] = signal.signal(name, handle)
+    try:
+        yield flag
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)

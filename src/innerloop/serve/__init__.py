@@ -1,0 +1,1 @@
+"""A trained learner over HTTP."""

@@ -1,0 +1,1 @@
+"""The learner of tables and of folders of images, as a library."""

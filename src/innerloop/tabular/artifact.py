@@ -1,0 +1,312 @@
+"""A trained learner as plain values: adaptation to a task, and a folder that holds all of it and runs no code."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from innerloop import artifacts
+from innerloop.artifacts import CONFIG, WEIGHTS, Artifact
+from innerloop.errors import InnerloopError
+from innerloop.tabular import learner
+from innerloop.tabular.columns import in_order
+from innerloop.tabular.design import Design
+from innerloop.tabular.episodes import padded_size
+from innerloop.tabular.features import Columns, Inputs, Preparation
+from innerloop.tabular.learner import Adapted
+from innerloop.types import Examples, Meta
+
+KIND = "tabular"
+MEMBERS = 16
+"""Adaptations, each to a reweighted support set, whose disagreement is the spread of a prediction."""
+BLOCK = 4096
+"""Rows that are predicted at once."""
+SMALLEST_BLOCK = 64
+"""Fewer rows are filled up, so that what is predicted of a row has the same bits whichever few rows stand beside it."""
+
+
+@dataclass(frozen=True)
+class TrainedLearner:
+    """What meta-training gave.
+
+    Attributes:
+        design: what the learner is.
+        preparation: how features are read.
+        meta: what was learned.
+        labels: the classes that all tasks share, in order; empty if each has its own, or for regression.
+        facts: data, scores, versions, for the model card.
+    """
+
+    design: Design
+    preparation: Preparation
+    meta: Meta
+    labels: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def regression(self) -> bool:
+        return self.design.kind == "regression"
+
+
+@dataclass(frozen=True)
+class AdaptedTask:
+    """A learner adapted to one task.
+
+    Attributes:
+        learned: the learner.
+        labels: the classes of the task, in order; empty for regression.
+        places: the head's output for each of them.
+        outputs: of the head.
+        adapted: the parameters of all members, the plain adaptation first; leaves `[members, ...]`.
+    """
+
+    learned: TrainedLearner
+    labels: tuple[str, ...]
+    places: tuple[int, ...]
+    outputs: int
+    adapted: Adapted
+
+    @property
+    def curve(self) -> list[float]:
+        """Support loss after 0, 1, ..., k inner steps."""
+        return [float(each) for each in np.asarray(self.adapted.losses)[0]]
+
+    def probabilities(self, columns: Columns) -> np.ndarray:
+        """The probability of each of the task's classes, `[rows, classes]`."""
+        scores = self._scores(columns)[0].astype(np.float64)[:, list(self.places)]
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    def targets(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted targets, and their spread over the members, both `[rows]`."""
+        scores = self._scores(columns)[:, :, 0].astype(np.float64)
+        return scores[0], np.std(scores, axis=0)
+
+    def _scores(self, columns: Columns) -> np.ndarray:
+        """Outputs of the heads, `[members, rows, outputs]`; rows in blocks, padded to powers of two."""
+        inputs = self.learned.preparation.encode(columns)
+        number, parts = len(inputs.numbers), []
+        for start in range(0, max(number, 1), BLOCK):
+            block = Inputs(*(each[start : start + BLOCK] for each in inputs))
+            count = len(block.numbers)
+            padded, _ = pad(block, np.zeros(count), padded_size(count, SMALLEST_BLOCK))
+            scores = learner.outputs_of_members(
+                self.learned.design, self.outputs, self.learned.meta, self.adapted, padded.x
+            )
+            parts.append(np.asarray(scores)[:, :count])
+        return np.concatenate(parts, axis=1)
+
+
+def adapt(
+    learned: TrainedLearner, columns: Columns, target: np.ndarray, *, members: int = 1, seed: int = 0
+) -> AdaptedTask:
+    """Adapt to one task.
+
+    Args:
+        learned: the learner.
+        columns: features of the support rows.
+        target: their labels as texts, or real targets, `[rows]`.
+        members: adaptations; all but the first weigh the rows by exponential random numbers (a Bayesian bootstrap).
+        seed: of these weights.
+
+    Raises:
+        InnerloopError: if there is no row, only one class, or a target is missing.
+
+    Reference:
+        Rubin: The Bayesian Bootstrap, 1981.
+    """
+    labels, places, outputs, y = encoded_labels(learned, target)
+    inputs = learned.preparation.encode(columns)
+    examples, count = pad(inputs, y, padded_size(len(y)))
+    weights = np.zeros((members, len(examples.y)), np.float32)
+    weights[:, :count] = 1.0
+    if members > 1:
+        weights[1:, :count] = np.random.default_rng(seed).standard_exponential((members - 1, count))
+    many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape)), examples)._replace(weight=weights)
+    adapted = learner.adapt_tasks(learned.design, outputs, learned.meta, many)
+    return AdaptedTask(learned, labels, places, outputs, adapted)
+
+
+def encoded_labels(
+    learned: TrainedLearner, target: np.ndarray
+) -> tuple[tuple[str, ...], tuple[int, ...], int, np.ndarray]:
+    """The classes of a task, their outputs, the number of outputs (few different ones), and the support targets.
+
+    Raises:
+        InnerloopError: if there is no row, only one class, or a target is missing.
+    """
+    if not len(target):
+        raise InnerloopError("The support set holds no rows; give some labelled rows of the task.")
+    if learned.regression:
+        values = np.asarray(target, np.float32)
+        if not np.isfinite(values).all():
+            raise InnerloopError(f"The target of row {int(np.argmin(np.isfinite(values))) + 1} is missing; fill it.")
+        return (), (0,), 1, values
+    texts = ["" if each is None else str(each) for each in target]
+    if set(texts) <= {"0", "1"} and learned.labels == ("false", "true"):
+        texts = ["true" if each == "1" else "false" for each in texts]
+    labels = in_order(set(texts))
+    if len(labels) < 2:
+        raise InnerloopError(
+            f"The support set has one class only ({texts[0]!r}); give rows of at least two, or there is nothing to "
+            "tell apart."
+        )
+    new = [each for each in labels if each not in learned.labels]
+    place = {each: learned.labels.index(each) if each in learned.labels else 0 for each in labels}
+    place |= {each: len(learned.labels) + i for i, each in enumerate(new)}
+    needed = max(place.values()) + 1
+    outputs = len(learned.labels) if not new and learned.labels else padded_size(needed, 2)
+    return labels, tuple(place[each] for each in labels), outputs, np.array([place[each] for each in texts], np.int32)
+
+
+def pad(inputs: Inputs, y: np.ndarray, size: int) -> tuple[Examples, int]:
+    """Rows filled up to a size with rows that weigh nothing."""
+    count = len(y)
+    room = lambda leaf: np.concatenate([leaf, np.zeros((size - count, *leaf.shape[1:]), leaf.dtype)])  # noqa: E731
+    weight: Any = (np.arange(size) < count).astype(np.float32)
+    return Examples(Inputs(room(inputs.counts), room(inputs.numbers)), room(y), weight), count
+
+
+def save(learned: TrainedLearner, folder: Path) -> None:
+    """Write weights, configuration and model card.
+
+    Raises:
+        InnerloopError: if they cannot be written.
+    """
+    config = {
+        "design": asdict(learned.design),
+        "labels": list(learned.labels),
+        "sizes": list(learned.preparation.sizes),
+        "outputs": int(learned.meta.params["head"]["common"].shape[1]),
+        "features": learned.preparation.to_json(),
+        "facts": learned.facts,
+    }
+    artifacts.write(folder, KIND, config, learned.meta, card(learned))
+
+
+def load(folder: Path) -> TrainedLearner:
+    """Read a folder that `save` wrote, of this version or of format 1. Nothing in it is executed.
+
+    Args:
+        folder: the folder, or the directory of a run that holds it.
+
+    Raises:
+        InnerloopError: if it is not such a folder, is damaged, or of another version.
+    """
+    folder = artifacts.of_run(folder)
+    old = (folder / "model.json").exists() and not (folder / artifacts.CONFIG).exists()
+    return from_artifact(_format_1(folder) if old else artifacts.read(folder))
+
+
+def from_artifact(stored: Artifact) -> TrainedLearner:
+    """The learner that a folder holds.
+
+    Raises:
+        InnerloopError: if it holds another kind of model, or does not fit this version.
+    """
+    if stored.kind != KIND:
+        raise InnerloopError(
+            f"{stored.folder} holds a model of the kind {stored.kind!r}, not a learner of tables; read it with "
+            "innerloop.load(folder)."
+        )
+    config = stored.config
+    try:
+        design = design_from_json(config["design"])
+        preparation = Preparation.from_json(config["features"])
+        counts, numbers = config["sizes"]
+        template = jax.eval_shape(
+            lambda: learner.initial(design, (counts, numbers), config["outputs"], jax.random.key(0))
+        )
+        labels, facts = tuple(config["labels"]), dict(config["facts"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InnerloopError):
+            raise
+        raise InnerloopError(f"{stored.folder} is no model of this version of innerloop ({error}).") from error
+    return TrainedLearner(design, preparation, stored.restored(template), labels, facts)
+
+
+def _format_1(folder: Path) -> Artifact:
+    """A folder as versions before 0.2 wrote it, where the encoder was called a trunk."""
+    try:
+        config = json.loads((folder / "model.json").read_text())
+        content = (folder / "model.safetensors").read_bytes()
+        arrays = load_arrays(content)
+        if config["format"] != 1 or hashlib.sha256(content).hexdigest() != config["sha256"]:
+            raise ValueError("its checksum differs")
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise InnerloopError(f"{folder} holds a model that is damaged ({error}); copy it again.") from error
+    renamed = {name.replace("params/trunk/", "params/encoder/"): array for name, array in arrays.items()}
+    return Artifact(folder, KIND, config, renamed)
+
+
+def design_from_json(values: dict[str, Any]) -> Design:
+    """A design from the object that `config.json` holds."""
+    fields: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
+    design = Design(**fields)
+    design.require()
+    return design
+
+
+def card(learned: TrainedLearner) -> str:
+    """The model card, as Markdown."""
+    facts = learned.facts
+    what = "a real number" if learned.regression else "a class"
+    labels = f" Classes in training: {', '.join(learned.labels)}." if learned.labels else ""
+    features = ", ".join(f"`{each.name}` ({each.kind}, {each.width})" for each in learned.preparation.features[:20])
+    lines = [
+        f"# {facts.get('name', 'A few-shot learner')}",
+        "",
+        "A learner of tasks in tables, meta-trained with innerloop: from a few labelled rows of a new task it "
+        f"predicts {what} for further rows.{labels}",
+        "",
+        "## Intended use",
+        "",
+        "New tasks of the same kind as the training tasks, with the same features. A task that is unlike all of them "
+        "gains nothing from what was learned; compare with a model fitted on the task alone before relying on it. "
+        "Probabilities are not calibrated beyond what training gave.",
+        "",
+        "```python",
+        "import innerloop as il",
+        "",
+        'task = il.load("this folder").adapt(X_support, y_support)',
+        "task.predict(X_query)",
+        "```",
+        "",
+        "## Data",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.get("data", {}).items()),
+        f"- features: {features}" + (" and more" if len(learned.preparation.features) > 20 else ""),
+        "",
+    ]
+    if facts.get("scores"):
+        lines += ["## Scores on test tasks", "", *score_table(facts["scores"]), ""]
+    lines += ["## Files", "", f"`{WEIGHTS}`: all parameters; `{CONFIG}`: the rest as JSON. Loading runs no code.", ""]
+    return "\n".join(lines)
+
+
+def score_table(scores: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows of an evaluation as a Markdown table."""
+    metrics = list(scores[0]["metrics"])
+    lines = [f"| method | support | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
+    for each in scores:
+        cells = " | ".join(measured(*each["metrics"][name]) for name in metrics)
+        lines.append(f"| {each['method']} | {each['size']} | {cells} |")
+    return lines
+
+
+def measured(mean: float, error: float) -> str:
+    """A mean with its standard error.
+
+    Example:
+        >>> measured(0.2071, 0.0123)
+        '0.207 ± 0.012'
+    """
+    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"

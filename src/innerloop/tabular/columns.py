@@ -1,0 +1,249 @@
+"""Columns and targets of rows, whatever they come from: a file, a data frame, a matrix, a request.
+
+One reading of labels, one inference of what is predicted, and one check that rows have what a learner reads.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from innerloop.errors import InnerloopError
+from innerloop.tabular.features import Columns, Feature
+from innerloop.text import listed, nearest
+
+Kind = Literal["classification", "regression"]
+KINDS: tuple[Kind, ...] = ("classification", "regression")
+
+MOST_CLASSES = 20
+"""A target of whole numbers with no more different values than this is one of classes."""
+
+
+def infer_kind(target: Any, name: str = "the target") -> tuple[Kind, str]:
+    """Whether a target is one of classes or a real number, and why, in a line.
+
+    Texts and truth values are classes; so are whole numbers, if there are at most 20 different ones; all other numbers
+    are a regression.
+
+    Args:
+        target: of all rows, of any type; `None` and NaN are left out.
+        name: of the target, for the reason.
+
+    Example:
+        >>> import numpy as np
+        >>> infer_kind(["yes", "no"])
+        ('classification', 'classification: the target holds texts or truth values')
+        >>> infer_kind([1, 2, 1])
+        ('classification', 'classification: the target has 2 different values, whole numbers')
+        >>> infer_kind(np.arange(30), "age")
+        ('regression', 'regression: age has 30 different values, more than the 20 that classes may have')
+        >>> infer_kind([0.5, 1.0])
+        ('regression', 'regression: the target has 2 different values, not all whole numbers')
+    """
+    numbers = as_numbers(np.asarray(target))
+    if numbers is None:
+        return "classification", f"classification: {name} holds texts or truth values"
+    values = np.unique(numbers[np.isfinite(numbers)])
+    whole = bool((values == np.round(values)).all())
+    if whole and len(values) <= MOST_CLASSES:
+        return "classification", f"classification: {name} has {len(values)} different values, whole numbers"
+    why = f"more than the {MOST_CLASSES} that classes may have" if whole else "not all whole numbers"
+    return "regression", f"regression: {name} has {len(values):,} different values, {why}"
+
+
+def kind_named(name: str) -> Kind:
+    """What is predicted, by its name.
+
+    Raises:
+        InnerloopError: if there is no such kind.
+    """
+    if name in KINDS:
+        return name
+    raise InnerloopError(f"kind is {name!r}; {nearest(name, ('auto', *KINDS))}")
+
+
+def as_target(values: Any, kind: Kind, name: str = "the target") -> np.ndarray:
+    """A target as a learner reads it: numbers for a regression, label texts for classes.
+
+    Args:
+        values: of each row, of any type.
+        kind: what is predicted.
+        name: of the target, for the message.
+
+    Returns:
+        `[rows]`, with NaN or `None` where one is missing.
+
+    Raises:
+        InnerloopError: if a regression's target is no number.
+    """
+    given = np.asarray(values)
+    if kind == "classification":
+        return np.array([label_text(value) for value in given.tolist()], object)
+    if given.dtype.kind == "b":
+        return given.astype(np.float64)
+    numbers = as_numbers(given)
+    if numbers is None:
+        text = next(value for value in given.tolist() if value is not None and not isinstance(value, int | float))
+        raise InnerloopError(f"A regression needs numbers, but {name} holds {text!r}; give numbers, or classes.")
+    return numbers
+
+
+def label_text(value: Any) -> str | None:
+    """One label as text: 1 and 1.0 are `1`, True and TRUE are `true`, a missing one is `None`.
+
+    Example:
+        >>> label_text(True), label_text(2.0), label_text(" B "), label_text(float("nan"))
+        ('true', '2', 'B', None)
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value).strip()
+    number = number_in(text)
+    if number is not None and np.isfinite(number) and number == int(number):
+        return str(int(number))
+    return text.lower() if text.lower() in ("true", "false") else text or None
+
+
+def number_in(text: str) -> float | None:
+    """The number that a text is, or `None`."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels in order, numbers by their value.
+
+    Example:
+        >>> in_order({"10", "9"}), in_order({"b", "10", "a"})
+        (('9', '10'), ('10', 'a', 'b'))
+    """
+    try:
+        return tuple(sorted(labels, key=float))
+    except ValueError:
+        return tuple(sorted(labels))
+
+
+def named_columns(X: Any) -> dict[str, np.ndarray]:
+    """The columns of a matrix by their number, or of a data frame by their name.
+
+    Raises:
+        InnerloopError: if a matrix has another shape.
+    """
+    if hasattr(X, "columns"):
+        return {str(name): as_column(np.asarray(X[name])) for name in X.columns}
+    values = np.asarray(X)
+    if values.ndim != 2:
+        raise InnerloopError(f"X has the shape {list(values.shape)}; it must be [rows, features].")
+    return {str(i): as_column(values[:, i]) for i in range(values.shape[1])}
+
+
+def columns_of(X: Any, features: Sequence[Feature]) -> Columns:
+    """The features that a learner reads: by name from a data frame, by order from a matrix.
+
+    Raises:
+        InnerloopError: if X lacks one, or it is not what the learner was trained on.
+    """
+    if hasattr(X, "columns") or all(feature.name.isdigit() for feature in features):
+        return matched(named_columns(X), features, "X")
+    values = np.asarray(X)
+    width = sum(feature.width for feature in features)
+    if values.ndim != 2 or values.shape[1] != width:
+        raise InnerloopError(f"X has the shape {list(values.shape)}; this learner reads {width} features of each row.")
+    ends = np.cumsum([feature.width for feature in features])
+    parts = {
+        feature.name: values[:, end - feature.width : end] for feature, end in zip(features, ends.tolist(), strict=True)
+    }
+    return matched(parts, features, "X")
+
+
+def matched(columns: Mapping[str, Any], features: Sequence[Feature], where: str) -> Columns:
+    """The columns that a learner reads, of the types that it was trained on; others are left out.
+
+    Args:
+        columns: by name, arrays or lists with an entry for each row.
+        features: what the learner reads.
+        where: the columns come from, for messages.
+
+    Raises:
+        InnerloopError: if one is missing, holds text in the place of numbers, or has another width or length.
+    """
+    require_features(columns, features, where)
+    arrays = {feature.name: _matching(columns[feature.name], feature, where) for feature in features}
+    lengths = sorted({len(values) for values in arrays.values()})
+    if len(lengths) > 1:
+        raise InnerloopError(f"{where} has columns of {lengths[:5]} rows; all need the same number.")
+    return arrays
+
+
+def require_features(names: Iterable[str], features: Sequence[Feature], where: str) -> None:
+    """Refuse columns among which a feature is missing.
+
+    Raises:
+        InnerloopError: naming what is missing, and the nearest name.
+    """
+    names = list(names)
+    missing = [feature.name for feature in features if feature.name not in names]
+    if missing:
+        close = f"for {missing[0]!r}, {nearest(missing[0], names)}" if names else "there are no columns."
+        raise InnerloopError(
+            f"{where} lacks {len(missing)} of the {len(features)} features of the learner: {listed(missing)}; {close}"
+        )
+
+
+def as_column(values: np.ndarray) -> np.ndarray:
+    """A column as features are read: numbers `[rows]` or `[rows, width]`, or texts with `None` where one is missing."""
+    if values.dtype.kind in "US":
+        return np.array(values.tolist(), object)
+    if values.dtype.kind != "O":
+        return values
+    numbers = as_numbers(values)
+    if numbers is not None:
+        return numbers
+    rows = values.tolist()
+    if rows and all(isinstance(row, list | tuple | np.ndarray) for row in rows):
+        return np.array([np.asarray(row, np.float64) for row in rows])
+    return np.array([None if row is None or row != row else str(row) for row in rows], object)
+
+
+def as_numbers(values: np.ndarray) -> np.ndarray | None:
+    """Numbers `[rows]` with NaN where one is missing, or `None` if there are texts or truth values among them."""
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64)
+    rows = values.tolist() if values.dtype.kind == "O" else [""]
+    if any(isinstance(row, bool) or not (row is None or isinstance(row, int | float | np.number)) for row in rows):
+        return None
+    return np.array([np.nan if row is None else float(row) for row in rows], np.float64)
+
+
+def _matching(values: Any, feature: Feature, where: str) -> np.ndarray:
+    """One column as the learner reads it."""
+    if feature.kind == "categories":
+        texts = [
+            None if value is None or value != value else str(value) for value in np.asarray(values).ravel().tolist()
+        ]
+        return np.array(texts, object)
+    wanted = "a number" if feature.width == 1 else f"a list of {feature.width} numbers"
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind == "O":  # numbers with gaps
+            array = np.array(values, np.float64)
+        if array.dtype.kind not in "iufb" or not array.ndim:
+            raise TypeError(array.dtype)
+    except (TypeError, ValueError) as error:
+        raise InnerloopError(
+            f"{feature.name!r} of {where} must hold {wanted} in each row, as the learner was trained on."
+        ) from error
+    if not len(array):
+        return np.zeros((0, feature.width))
+    entries = int(np.prod(array.shape[1:]))
+    if entries != feature.width:
+        raise InnerloopError(
+            f"{feature.name!r} of {where} has {entries} entries in each row; the learner was trained on {wanted} there."
+        )
+    return array.reshape(len(array), *((entries,) if entries > 1 else ()))

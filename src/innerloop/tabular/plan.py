@@ -1,0 +1,208 @@
+"""What a learner is trained as: chosen from the data where the user left it open, each choice with its reason."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from innerloop.errors import InnerloopError
+from innerloop.tabular.columns import in_order
+from innerloop.tabular.design import Design
+from innerloop.tabular.fit import Schedule
+from innerloop.tabular.rows import Rows
+from innerloop.text import nearest
+
+NARROW, WIDE = 64, 512
+"""Features up to which the small network serves, and from which the large one does."""
+PRESETS = {"fast": (0.5, 400), "balanced": (1.0, 1200), "best": (2.0, 4000)}
+"""Width of the network, relative, and meta-steps at most."""
+MOST_SHARED = 32
+LARGEST_SUPPORT, MOST_QUERIES = 128, 64
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose. What is left at zero, `auto` or empty is chosen from the data.
+
+    Attributes:
+        preset: how much to spend on network and meta-steps: `fast`, `balanced` or `best`.
+        algorithm: a row of the table of algorithms, see `Design`.
+        supports: sizes of support sets in training (for images: shots).
+        ways: images: classes in a task drawn from many.
+        widths: layers of the encoder.
+        start: how a task's head begins.
+        steps: inner steps; -1 chooses.
+        inner_learning_rate: size of an inner step at the beginning of training, which learns it.
+        dropout: share of the encoder's activations that training drops.
+        dropout_inputs: share of the features that training drops.
+        iterations: meta-steps at most.
+        meta_batch: tasks in a meta-step.
+        outer_learning_rate: peak of the outer step size.
+        weight_decay: of matrices.
+        evaluation_sizes: sizes of the support sets of the evaluation.
+        time_limit: what the reasons say of it, such as `20m`.
+        seed: of the split and the episodes.
+    """
+
+    preset: str = "balanced"
+    algorithm: str = "maml"
+    supports: tuple[int, ...] = ()
+    ways: int = 5
+    widths: tuple[int, ...] = ()
+    start: Literal["auto", "prototypes", "ridge", "zero"] = "auto"
+    steps: int = -1
+    inner_learning_rate: float = 0.3
+    dropout: float = 0.1
+    dropout_inputs: float = 0.0
+    iterations: int = 0
+    meta_batch: int = 16
+    outer_learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    evaluation_sizes: tuple[int, ...] = ()
+    time_limit: str = ""
+    seed: int = 0
+
+
+class Plan(NamedTuple):
+    """All that training needs beyond the data.
+
+    Attributes:
+        design: what the learner is.
+        schedule: how it is trained.
+        labels: the classes that all tasks share, in order; empty if each task has its own, or for regression.
+        outputs: of the head.
+        supports: sizes of support sets in training (for images: shots).
+        queries: size of a query set (for images: of each class).
+        sizes: of the support sets of the evaluation.
+        reasons: a line for each choice.
+    """
+
+    design: Design
+    schedule: Schedule
+    labels: tuple[str, ...]
+    outputs: int
+    supports: tuple[int, ...]
+    queries: int
+    sizes: tuple[int, ...]
+    reasons: tuple[str, ...]
+
+
+def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
+    """Choose what is open.
+
+    Args:
+        choices: what the user asked for.
+        rows: the data.
+        inputs: numbers that the network reads of a row.
+
+    Raises:
+        InnerloopError: if what was asked for cannot work with this data.
+    """
+    if choices.preset not in PRESETS:
+        raise InnerloopError(f"preset is {choices.preset!r}; {nearest(choices.preset, PRESETS)}")
+    reasons: list[str] = []
+    labels, outputs = _labels(choices, rows, reasons)
+    supports, queries = _sizes(choices, rows, outputs, reasons)
+    width, iterations = PRESETS[choices.preset]
+    widths = choices.widths
+    if not widths and rows.image:
+        blocks = min(4, int(np.log2(min(rows.image[:2]))))
+        widths = (int(64 * width),) * blocks
+        reasons.append(f"network: {blocks} blocks of {widths[0]} filters ({choices.preset}, images of {rows.image[0]})")
+    elif not widths:
+        base = (128, 64) if inputs <= NARROW else (256, 128) if inputs < WIDE else (512, 256)
+        widths = tuple(int(size * width) for size in base)
+        reasons.append(f"network: {' → '.join(map(str, (inputs, *widths)))} ({choices.preset}, {inputs} inputs)")
+    else:
+        reasons.append(f"network: {' → '.join(map(str, widths))}, as --learner.widths says")
+    start = choices.start
+    if start == "auto":
+        start = "ridge" if rows.regression else "prototypes"
+        why = "real targets" if rows.regression else "class means, from few rows of each class"
+        reasons.append(f"head: starts from {start} ({why})")
+    steps = STEPS if choices.steps < 0 else choices.steps
+    design = Design(
+        kind="regression" if rows.regression else "classification",
+        widths=widths,
+        start=start,
+        algorithm=choices.algorithm,
+        steps=steps,
+        learning_rate=choices.inner_learning_rate,
+        dropout=choices.dropout,
+        dropout_inputs=choices.dropout_inputs,
+        image=rows.image,
+        shared_labels=bool(labels) or rows.regression,
+    )
+    design.require()
+    iterations = choices.iterations or iterations
+    limit = f", at most {choices.time_limit}" if choices.time_limit else ""
+    reasons.append(
+        f"training: up to {iterations:,} meta-steps of {choices.meta_batch} tasks ({choices.preset}{limit}), "
+        f"stopped when held-out tasks no longer gain; {choices.algorithm}, {steps} inner steps, their size learned"
+    )
+    schedule = Schedule(
+        iterations=iterations,
+        meta_batch=choices.meta_batch,
+        learning_rate=choices.outer_learning_rate,
+        weight_decay=choices.weight_decay,
+        every=max(min(50, iterations // 8), 1),
+    )
+    sizes = choices.evaluation_sizes or supports[:4]
+    return Plan(design, schedule, labels, outputs, supports, queries, sizes, tuple(reasons))
+
+
+def smallest_task(choices: Choices, rows: Rows) -> int:
+    """Rows that a task needs: as many in the query set as in the smallest support set; for images a row will do."""
+    if rows.image:
+        return 1
+    return 2 * min(_sizes(choices, rows, _labels(choices, rows, [])[1], [])[0])
+
+
+def _labels(choices: Choices, rows: Rows, reasons: list[str]) -> tuple[tuple[str, ...], int]:
+    if rows.regression:
+        reasons.append("targets: in units of each task's support set, so tasks may differ in scale")
+        return (), 1
+    labels = in_order(set(rows.target.tolist()))
+    if rows.image:
+        reasons.append(f"classes: {choices.ways} in a task (--ways), new ones in each")
+        return (), choices.ways
+    most = max(_classes_of_tasks(rows))
+    if len(labels) <= min(MOST_SHARED, 2 * most):
+        reasons.append(f"classes: {', '.join(labels)}, the same in all tasks")
+        return labels, len(labels)
+    reasons.append(f"classes: up to {most} in a task, others in others ({len(labels):,} in all)")
+    return (), most
+
+
+def _classes_of_tasks(rows: Rows) -> list[int]:
+    seen: dict[int, set[str]] = {}
+    for task, label in zip(rows.tasks.tolist(), rows.target.tolist(), strict=True):
+        seen.setdefault(task, set()).add(label)
+    return [len(labels) for labels in seen.values()]
+
+
+def _sizes(choices: Choices, rows: Rows, outputs: int, reasons: list[str]) -> tuple[tuple[int, ...], int]:
+    if rows.image:
+        supports = choices.supports or (1, 5)
+        fewest = min(Counter(zip(rows.tasks.tolist(), rows.target.tolist(), strict=True)).values())
+        supports = tuple(sorted({shots for shots in supports if shots < fewest}))
+        if not supports:
+            raise InnerloopError(f"A class has only {fewest} images; 2 are needed at least, to adapt and to judge.")
+        queries = min(fewest - max(supports), 5)
+        shots = " or ".join(map(str, supports))
+        reasons.append(f"episodes: {shots} shots of each class (the smallest has {fewest} images)")
+        return supports, queries
+    counts = np.bincount(rows.tasks)
+    if choices.supports:
+        return tuple(sorted(set(choices.supports))), MOST_QUERIES
+    typical, large = int(np.median(counts)), int(np.percentile(counts, 90))
+    least = max(4, 1 << (max(outputs, 1) * 2 - 1).bit_length()) if outputs > 2 else 4 if typical < 32 else 8
+    supports = tuple(2**i for i in range(2, 8) if least <= 2**i <= min(max(large // 2, least), LARGEST_SUPPORT))
+    supports = supports or (least,)
+    reasons.append(
+        f"episodes: support sets of {', '.join(map(str, supports))} rows (a task has {counts.min():,} to "
+        f"{counts.max():,}, typically {typical:,})"
+    )
+    return supports, int(np.clip(large // 2, 16, MOST_QUERIES))

@@ -1,0 +1,1 @@
+"""Episodes of sinusoids and images."""

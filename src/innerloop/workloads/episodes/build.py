@@ -1,0 +1,360 @@
+"""From a configuration to the values that the library works with. Data flows one way: nothing below sees a `Config`."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from innerloop import models, tasks
+from innerloop.core import algorithms, losses
+from innerloop.core.adjoints import Annealed, ConjugateGradient, Implicit, Truncated
+from innerloop.core.algorithms import Algorithm, MetaLearner
+from innerloop.core.algorithms.learner import partitioned
+from innerloop.core.layout import Layout
+from innerloop.core.objectives import multi_step
+from innerloop.core.outer import Diagnostics, MetaState, MetaStep
+from innerloop.errors import InnerloopError
+from innerloop.models import Model, NetworkDescription
+from innerloop.runs.adjoint import as_laid_out
+from innerloop.runs.codec import flag
+from innerloop.tasks.images import require_episodes
+from innerloop.types import Adjoint, InnerRule, Loss, MetaLoss, TaskDistribution
+from innerloop.workloads.episodes.config import (
+    Config,
+    MiniImageNetTasks,
+    OmniglotTasks,
+    SinusoidTasks,
+    Variant,
+)
+from innerloop.workloads.episodes.data import miniimagenet, omniglot
+from innerloop.workloads.episodes.data.omniglot import Labelled, Part
+
+IMAGE_SHAPES = {
+    OmniglotTasks: (omniglot.SIDE, omniglot.SIDE, 1),
+    MiniImageNetTasks: (miniimagenet.SIDE, miniimagenet.SIDE, 3),
+}
+
+
+class Data(NamedTuple):
+    """What the tasks are drawn from: nothing for sinusoids, labelled images in three parts otherwise."""
+
+    parts: dict[Part, Labelled] | None
+
+    def settings(self) -> dict[str, str]:
+        """What tells other images under the same name: a hash of all that training reads."""
+        if not self.parts:
+            return {}
+        digest = hashlib.sha256()
+        for part in sorted(self.parts):
+            for array in self.parts[part]:
+                digest.update(f"{part} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return {"data": digest.hexdigest()[:16]}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that training and evaluation need.
+
+    Attributes:
+        config: where it came from.
+        algorithm: the row of the table, with what the configuration sets of it.
+        learner: the algorithm on the configured network.
+        eval_losses: the losses by which query sets are evaluated at test, by name.
+        layout: how training tasks are laid out.
+        data: what tasks are drawn from.
+    """
+
+    config: Config
+    algorithm: Algorithm
+    learner: MetaLearner
+    eval_losses: dict[str, Loss]
+    layout: Layout
+    data: Data
+
+    @property
+    def model(self) -> Model:
+        """The network, with what the algorithm asks of it."""
+        return self.learner.model
+
+    @property
+    def loss(self) -> Loss:
+        """The inner loss."""
+        return self.learner.loss
+
+    @property
+    def rule(self) -> InnerRule:
+        """The inner rule."""
+        return self.learner.rule
+
+    @property
+    def meta_loss(self) -> MetaLoss:
+        """What the outer loop minimises."""
+        return self.learner.meta_loss
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The outer optimiser."""
+        return self.learner.optimizer
+
+    @property
+    def forward(self) -> Adjoint:
+        """Runs the inner loop where nothing is differentiated."""
+        return self.learner.forward
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """What is computed where training is logged, beside the metrics of every step: for `outer.repeat`."""
+        return self.learner.diagnostics
+
+    def initial_state(self) -> MetaState:
+        """The state before the first meta-step, which the seed fixes."""
+        return self.learner.init(jax.random.key(self.config.seed, impl="threefry2x32"))
+
+    def meta_step(self) -> MetaStep:
+        """One step of training."""
+        return self.learner.update
+
+    def distribution(self, part: Part, shots: int, queries: int) -> TaskDistribution:
+        """The tasks of one part of the data; training tasks if `part` is `"train"`."""
+        config = self.config
+        if isinstance(config.tasks, SinusoidTasks):
+            base: Any = tasks.Sinusoids(shots, queries, config.tasks.amplitude, config.tasks.phase, config.tasks.inputs)
+        else:
+            images = (self.data.parts or {})[part]
+            base = tasks.Episodes.from_labels(*images, ways=config.tasks.ways, shots=shots, queries=queries)
+        return tasks.WithSupportStatistics(base) if "inductive" in self.eval_losses else base
+
+    def remarks(self) -> list[str]:
+        """What a user might not expect of the algorithm in this configuration, in sentences."""
+        config, row = self.config, self.algorithm
+        said = []
+        if row.network == "per-step" and config.network.normalisation == "none":
+            said.append(
+                f"this network has no normalisation, so {config.algorithm} runs without scale and shift per step"
+            )
+        learned, steps = self.rule.learned_steps, config.evaluation.steps
+        if learned is not None and steps > learned:
+            beyond = f"{learned} inner {'step' if learned == 1 else 'steps'}"
+            said.append(f"what was learned for {beyond} is evaluated at {steps}: beyond, that of the last step is used")
+        return said
+
+    def training_tasks(self) -> TaskDistribution:
+        return self.distribution("train", self.config.tasks.shots, self.config.tasks.queries)
+
+    def require_tasks(self) -> None:
+        """Check before training that all the episodes of training and evaluation can be drawn.
+
+        Raises:
+            InnerloopError: naming the part of the data that cannot give them.
+        """
+        settings, evaluation = self.config.tasks, self.config.evaluation
+        if isinstance(settings, SinusoidTasks) or not self.data.parts:
+            self.training_tasks()
+            return
+        for part, images in self.data.parts.items():
+            training = part == "train"
+            for shots in (settings.shots,) if training else evaluation.shots:
+                queries = settings.queries if training else evaluation.queries
+                try:
+                    require_episodes(images.y, ways=settings.ways, shots=shots, queries=queries)
+                except InnerloopError as error:
+                    raise InnerloopError(f"The {part} part of the data does not give such episodes: {error}") from error
+
+    def scale_metric(self) -> tuple[str, float, str]:
+        """What a score is: its metric, the factor to its unit, and the unit."""
+        return (
+            ("loss", 1.0, "mean squared error")
+            if self.config.kind == "regression"
+            else ("accuracy", 100.0, "% correct")
+        )
+
+
+def build(config: Config, announce: Callable[[str], None]) -> Experiment:
+    """Everything that the configuration stands for.
+
+    Raises:
+        InnerloopError: if a name or number in it cannot work, or data is missing.
+    """
+    require_fitting(config)  # before the data, which may take long
+    return assemble(config, load_data(config, announce))
+
+
+def assemble(config: Config, data: Data) -> Experiment:
+    """The same, with data at hand."""
+    row = varied(config)
+    adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
+    row = row._replace(adjoint=adjoint)
+    layout = Layout(config.layout.shards or 1, config.layout.chunk or None)
+    layout.require(config.outer.meta_batch)
+    criterion = losses.squared_error if config.kind == "regression" else losses.cross_entropy
+    chosen, inner, outer = config.network.normalisation, config.inner, config.outer
+    sizes = sizes_of(row, config)
+    learner = row(
+        network(config, outputs=sizes.get("features"), more_inputs=sizes.get("context", 0)),
+        criterion,
+        inner_rate=inner.learning_rate,
+        steps=inner.steps,
+        optimizer=base_optimizer(config, falls=outer.schedule == "cosine" and not row.outer.cosine),
+        meta_batch=outer.meta_batch,
+        iterations=outer.iterations,
+        layout=layout,
+        statistics="support" if chosen == "support" else "batch",
+        adapt_normalisation=config.network.adapt_normalisation,
+        running_decay=config.network.running_decay,
+        **sizes,
+    )
+    model = learner.model
+    if chosen == "none":
+        eval_losses = {"query": learner.query_loss}
+    else:
+        inductive = "running" if chosen == "running" else "support"
+        eval_losses = {
+            "transductive": losses.supervised(model, criterion),
+            "inductive": losses.supervised(model, criterion, inductive),
+        }
+    return Experiment(config, row, learner, eval_losses, layout, data)
+
+
+def sizes_of(row: Algorithm, config: Config) -> dict[str, int]:
+    """The sizes of the parts that the algorithm asks of the network."""
+    if row.network == "context":
+        return {"context": config.variant.context}
+    if row.network == "prototypes" and not isinstance(config.tasks, SinusoidTasks):
+        return {"features": config.variant.features, "ways": config.tasks.ways}
+    return {}
+
+
+def varied(config: Config) -> Algorithm:
+    """The configured row of the table, with what the configuration sets of it.
+
+    Raises:
+        InnerloopError: for a setting that the algorithm has no use for.
+    """
+    row, variant = algorithms.algorithm(config.algorithm), config.variant
+    adjoint, default = row.adjoint, Variant()
+    used = {
+        "exact_steps": isinstance(adjoint, Truncated),
+        "context": row.network == "context",
+        "features": row.network == "prototypes",
+        "regularisation": isinstance(adjoint, Implicit),
+        "solver_steps": isinstance(adjoint, Implicit),
+        "tolerance": isinstance(adjoint, Implicit),
+        "radius": row.outer.radius > 0,
+        "first_order_until": isinstance(adjoint, Annealed),
+        "all_steps_until": row.objective.needs_progress,
+    }
+    for name, useful in used.items():
+        if not useful and getattr(variant, name) != getattr(default, name):
+            raise InnerloopError(
+                f"--variant.{flag(name)} has no effect with --algorithm {config.algorithm}; leave it out."
+            )
+    if isinstance(adjoint, Truncated):
+        adjoint = replace(adjoint, last=variant.exact_steps)
+    elif isinstance(adjoint, Annealed):
+        adjoint = replace(adjoint, anneal_fraction=variant.first_order_until)
+    elif isinstance(adjoint, Implicit):
+        adjoint = Implicit(variant.regularisation, ConjugateGradient(variant.solver_steps, variant.tolerance))
+    return row._replace(
+        adjoint=adjoint,
+        objective=multi_step(variant.all_steps_until) if row.objective.needs_progress else row.objective,
+        outer=row.outer._replace(radius=variant.radius if used["radius"] else 0.0),
+    )
+
+
+def require_fitting(config: Config) -> None:
+    """Refuse an algorithm that cannot work on these tasks or with this network.
+
+    Raises:
+        InnerloopError: naming the mend.
+    """
+    row, name, network = varied(config), config.algorithm, config.network
+    if row.network in ("prototypes", "shared-head") and config.kind == "regression":
+        raise InnerloopError(f"--algorithm {name} classifies, and these tasks are regression; leave it out.")
+    if row.network == "prototypes" and not config.inner.steps:
+        raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
+    if row.network == "context" and network.kind != "mlp":
+        raise InnerloopError(f"--algorithm {name} takes --network.kind mlp, whose input a context can join.")
+    if row.network != "any" and network.normalisation == "running":
+        raise InnerloopError(
+            f"--algorithm {name} does not take --network.normalisation running; use transductive or support."
+        )
+    if "bnps" in name.split("+") and network.normalisation == "none":
+        raise InnerloopError(
+            f"--algorithm {name} asks for normalisation with scale and shift of each step, but --network.normalisation "
+            "is none; choose support or transductive, or leave out +bnps."
+        )
+    if not row.adapts and config.kind == "classification":
+        raise InnerloopError(
+            f"--algorithm {name} is for regression: the labels of an episode mean nothing outside of it. For "
+            "classification every evaluation has pre-training on all classes as a baseline (--evaluation.baselines)."
+        )
+
+
+def load_data(config: Config, announce: Callable[[str], None]) -> Data:
+    """The data of the configured tasks, read or fetched."""
+    if isinstance(config.tasks, OmniglotTasks):
+        chosen = config.tasks
+        return Data(omniglot.load(config.data_dir, chosen.split, chosen.split_seed, chosen.rotations, announce))
+    if isinstance(config.tasks, MiniImageNetTasks):
+        return Data(miniimagenet.load(config.data_dir, announce))
+    return Data(None)
+
+
+def network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> Model:
+    """The configured network.
+
+    Args:
+        config: the experiment.
+        outputs: number of outputs, if not that of the tasks.
+        more_inputs: number of inputs beside those of the tasks, of a multilayer perceptron.
+    """
+    return models.from_description(described_network(config, outputs, more_inputs))
+
+
+def described_network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> NetworkDescription:
+    """The configured network as plain values, see `network`.
+
+    Raises:
+        InnerloopError: if the configuration gives none.
+    """
+    net, image = config.network, IMAGE_SHAPES.get(type(config.tasks))
+    if net.kind != "mlp" and image is None:
+        raise InnerloopError(f"--network.kind {net.kind} takes images; for these tasks use mlp.")
+    if net.kind == "resnet12" and net.normalisation == "none":
+        raise InnerloopError(
+            "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
+        )
+    return NetworkDescription(
+        kind=net.kind,
+        inputs=image or (1,),
+        outputs=outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways),
+        widths=net.widths,
+        downsample=net.downsample,
+        normalised=net.normalisation != "none",
+        scale=net.scale,
+        shift=net.shift,
+        running=net.normalisation == "running",
+        more_inputs=more_inputs,
+        precision=net.precision,
+        convolution="lax" if config.layout.convolution == "lax" else "patches",
+    )
+
+
+def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformation:
+    """The configured outer optimiser, its step size falling along a cosine or constant."""
+    outer = config.outer
+    rate = optax.cosine_decay_schedule(outer.learning_rate, outer.iterations) if falls else outer.learning_rate
+    optimizer = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer](rate)
+    return optax.chain(optax.clip(outer.clip), optimizer) if outer.clip else optimizer
+
+
+def outer_optimizer(config: Config) -> optax.GradientTransformation:
+    """The configured outer optimiser where no algorithm adds to it; running averages follow their own rate."""
+    running = config.network.running_decay if config.network.normalisation == "running" else None
+    optimizer = base_optimizer(config, falls=config.outer.schedule == "cosine")
+    return partitioned(optimizer, rule_share=1.0, running_decay=running)

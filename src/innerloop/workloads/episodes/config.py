@@ -1,0 +1,246 @@
+"""The configuration of an experiment: plain frozen dataclasses, one field for each thing that a user may set.
+
+Nothing here imports JAX, so that the program answers `--help` at once. `check` refuses values that cannot work.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+import tyro
+
+from innerloop.errors import InnerloopError
+from innerloop.runs.codec import (
+    LARGEST,
+    BelowOne,
+    Bounds,
+    Count,
+    Inside,
+    NotNegative,
+    Positive,
+    Whole,
+    flag,
+    require_bounds,
+)
+from innerloop.runs.fields import Layout
+from innerloop.runs.fields import ValidatedLog as Log
+
+Kind: TypeAlias = Literal["regression", "classification"]
+
+
+@dataclass(frozen=True)
+class SinusoidTasks:
+    """Sinusoids of random amplitude and phase."""
+
+    KIND: ClassVar[str] = "sinusoid"
+
+    shots: Count = 10
+    """support points of a training task"""
+    queries: Count = 10
+    """query points of a training task"""
+    amplitude: tuple[float, float] = (0.1, 5.0)
+    """range of the amplitude"""
+    phase: tuple[float, float] = (0.0, math.pi)
+    """range of the phase in radians"""
+    inputs: tuple[float, float] = (-5.0, 5.0)
+    """range of the inputs"""
+
+
+@dataclass(frozen=True)
+class OmniglotTasks:
+    """Episodes of Omniglot characters, 28x28, ink = 1, each rotation by a quarter a class of its own."""
+
+    KIND: ClassVar[str] = "omniglot"
+
+    ways: Annotated[int, Bounds(2, LARGEST)] = 5
+    """classes in an episode"""
+    shots: Count = 1
+    """support images of each class"""
+    queries: Count = 1
+    """query images of each class in training"""
+    split: Literal["random", "vinyals"] = "random"
+    """1100/100/423 characters drawn by seed, as in the paper, or the lists of Vinyals et al."""
+    split_seed: Whole = 0
+    """seed of the random split"""
+    rotations: bool = True
+    """whether each character turned by 90, 180 and 270 degrees is a further class"""
+
+
+@dataclass(frozen=True)
+class MiniImageNetTasks:
+    """Episodes of miniImageNet images, 84x84, in the split of Ravi and Larochelle."""
+
+    KIND: ClassVar[str] = "miniimagenet"
+
+    ways: Annotated[int, Bounds(2, LARGEST)] = 5
+    """classes in an episode"""
+    shots: Count = 1
+    """support images of each class"""
+    queries: Count = 15
+    """query images of each class in training"""
+
+
+Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network. A setting that does not concern its kind is refused by `check`, never ignored."""
+
+    kind: Literal["mlp", "convnet", "resnet12"] = "mlp"
+    """multilayer perceptron, four-convolution network, or twelve-layer residual network"""
+    widths: tuple[int, ...] = (40, 40)
+    """mlp: hidden layers; convnet: filters of each block; resnet12: filters of each block"""
+    downsample: Literal["stride", "max-pool"] = "stride"
+    """convnet: how a block halves the image"""
+    normalisation: Literal["transductive", "support", "running", "none"] = "none"
+    """whose statistics normalise a query batch: its own, the support set's, running averages; or no normalisation"""
+    scale: bool = False
+    """whether normalisation has a learned scale"""
+    shift: bool = True
+    """whether normalisation has a learned shift"""
+    adapt_normalisation: bool = False
+    """whether the inner loop adapts scale and shift"""
+    running_decay: BelowOne = 0.9
+    """decay of the running averages"""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """in which the network computes; what is learned stays float32 under bfloat16, and is float64 under float64"""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner loop."""
+
+    learning_rate: Positive = 0.01
+    """step size on the mean loss of the support set"""
+    steps: Whole = 1
+    """updates in training"""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer loop."""
+
+    iterations: Count = 1000
+    """meta-steps"""
+    meta_batch: Count = 25
+    """tasks in a meta-step"""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """outer optimiser"""
+    learning_rate: Positive = 1e-3
+    """its step size"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """course of the step size over the iterations"""
+    clip: NotNegative = 0.0
+    """largest absolute value of an entry of the meta-gradient; 0 for no bound"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What some algorithms have beyond the others. A setting that the algorithm has no use for is refused."""
+
+    exact_steps: Count = 1
+    """truncated-maml: inner steps that are differentiated exactly, from the last one back"""
+    context: Count = 5
+    """cavia: numbers in the context vector"""
+    features: Count = 64
+    """protonet: numbers in the embedding"""
+    regularisation: Positive = 1.0
+    """imaml: strength of the pull towards the initialisation in the inner loop"""
+    solver_steps: Count = 20
+    """imaml: largest number of steps of the conjugate gradient"""
+    tolerance: Inside = 1e-4
+    """imaml: relative residual at which the linear system counts as solved"""
+    radius: Positive = 0.05
+    """sharp-maml: distance at which the meta-gradient is taken"""
+    first_order_until: Inside = 1 / 3
+    """maml++ and +da: share of training that is first-order"""
+    all_steps_until: Inside = 0.15
+    """maml++ and +msl: share of training in which the loss after every inner step counts"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured when training ends."""
+
+    tasks: Annotated[int, Bounds(2, LARGEST)] = 600
+    """test tasks"""
+    shots: tuple[int, ...] = (5,)
+    """support examples (of each class) of a test task, one table each; the first is what the report shows"""
+    queries: Count = 100
+    """query examples (of each class) of a test task"""
+    steps: Whole = 10
+    """inner steps at test"""
+    seed: Whole = 1
+    """fixes the test tasks"""
+    baselines: bool = True
+    """whether to compare with training from scratch and with pre-training on all tasks"""
+    baseline_iterations: Count = 2000
+    """gradient steps of the pre-training"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """An experiment. `innerloop recipes` lists the ones that come with the program."""
+
+    tasks: Tasks
+    network: Network
+    inner: Inner
+    outer: Outer
+    evaluation: Evaluation
+    recipe: tyro.conf.Suppress[str] = ""
+    """the name of the recipe that it came from"""
+    algorithm: str = "maml"
+    """a row of `innerloop algorithms`, or with pieces of MAML++, as maml+msl+lslr"""
+    seed: Whole = 0
+    """of the initial parameters and of all training tasks"""
+    variant: Variant = field(default_factory=Variant)
+    layout: Layout = field(default_factory=Layout)
+    log: Log = field(default_factory=Log)
+    data_dir: str | None = None
+    """where data sets lie; else the environment variable INNERLOOP_DATA"""
+    run_dir: str | None = None
+    """the run directory; else runs/RECIPE-seedN"""
+
+    @property
+    def kind(self) -> Kind:
+        return "regression" if isinstance(self.tasks, SinusoidTasks) else "classification"
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        InnerloopError: for the first value that cannot, naming the flag and the mend.
+    """
+    require_bounds(config)
+    if not config.network.widths or min(config.network.widths) < 1:
+        raise InnerloopError(f"--network.widths is {config.network.widths}; give at least one width, each at least 1.")
+    if config.network.kind == "convnet" and len(set(config.network.widths)) > 1:
+        raise InnerloopError(
+            f"--network.widths is {config.network.widths}; the blocks of a convnet have the same number of filters."
+        )
+    if not config.evaluation.shots or min(config.evaluation.shots) < 1:
+        raise InnerloopError(
+            f"--evaluation.shots is {config.evaluation.shots}; give at least one number, each at least 1."
+        )
+    if isinstance(config.tasks, OmniglotTasks) and config.tasks.split == "vinyals" and config.tasks.split_seed:
+        raise InnerloopError("--tasks.split-seed has no effect with --tasks.split vinyals; leave one of them out.")
+    network, default = config.network, Network()
+    without_effect = {
+        "downsample": network.kind != "convnet",
+        "scale": network.normalisation == "none",
+        "shift": network.normalisation == "none",
+        "adapt_normalisation": network.normalisation == "none",
+        "running_decay": network.normalisation != "running",
+    }
+    for name, unused in without_effect.items():
+        if unused and vars(network)[name] != vars(default)[name]:
+            raise InnerloopError(
+                f"--network.{flag(name)} has no effect with --network.kind {network.kind} and "
+                f"--network.normalisation {network.normalisation}; leave it out, or change these."
+            )
+    if config.network.kind == "mlp" and config.layout.convolution != "auto":
+        raise InnerloopError("--layout.convolution has no effect with --network.kind mlp; leave it out.")
+    if config.network.kind != "mlp" and config.kind == "regression":
+        raise InnerloopError(f"--network.kind is {config.network.kind}, which takes images; for sinusoids use mlp.")

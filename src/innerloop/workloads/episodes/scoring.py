@@ -1,0 +1,259 @@
+"""The evaluation of a run: adaptation curves on fixed test tasks, beside the baselines of the paper."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from innerloop import tasks
+from innerloop.core import algorithms, losses, outer, rules
+from innerloop.core.algorithms.learner import adapted_leaves
+from innerloop.core.evaluate import evaluate
+from innerloop.core.layout import Layout
+from innerloop.core.trees import path_name
+from innerloop.runs import codec
+from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, estimate
+from innerloop.runs.workload import Comparable
+from innerloop.types import Meta, Params, TaskDistribution
+from innerloop.workloads.episodes.build import Experiment, assemble, network, outer_optimizer
+from innerloop.workloads.episodes.config import Config, Variant
+from innerloop.workloads.episodes.config import Layout as LayoutSettings
+
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Step sizes among which a baseline chooses by its score on validation tasks."""
+RATE_TASKS = 100
+RATE_SEED = 20_000
+BASELINE_SEED = 30_000
+BATCH = 128
+"""Images in a batch of the pre-training."""
+TEST = ("tasks", "shots", "queries", "seed")
+"""The settings of an evaluation that its test tasks depend on."""
+
+SCRATCH = "random initialisation"
+PRETRAINED = "pre-trained on all tasks"
+
+
+def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
+    """Evaluate what was learned.
+
+    Args:
+        experiment: what was trained; its `config.evaluation` says what is measured.
+        meta: what was learned.
+        progress: what is said meanwhile.
+
+    Returns:
+        For each number of shots a table of methods, with every metric after 0, 1, ..., k inner steps; and the scores of
+        the single tasks, see `score_name`.
+    """
+    config = experiment.config
+    settings = config.evaluation
+    curves = Curves(experiment)
+    contestants: list[tuple[str, Curves, Params, bool]] = [(config.algorithm, curves, meta, False)]
+    if settings.baselines:
+        # The network itself, without what the algorithm asks of it: the baselines are the same for every algorithm.
+        plain = assemble(
+            replace(config, algorithm="maml", variant=Variant(), layout=_any_adjoint(config)), experiment.data
+        )
+        with progress.timed(f"pre-training the baseline ({settings.baseline_iterations:,} steps)"):
+            pretrained = pretrain(plain, settings.baseline_iterations)
+        scratch = plain.model.init(_key(BASELINE_SEED + config.seed))
+        others = Curves(plain)
+        contestants += [(SCRATCH, others, scratch, True), (PRETRAINED, others, pretrained, True)]
+
+    tables = []
+    for shots in settings.shots:
+        with progress.timed(f"evaluating {len(contestants)} methods on {settings.tasks} test tasks with {shots} shots"):
+            rows = [
+                row
+                for method, of_method, learned, choose_rate in contestants
+                for row in of_method.rows(method, learned, shots, choose_rate=choose_rate)
+            ]
+        tables.append({"shots": shots, "rows": rows})
+    metric, factor, unit = experiment.scale_metric()
+    values = {
+        "metric": metric,
+        "factor": factor,
+        "unit": unit,
+        "settings": asdict(settings),
+        "test_tasks": settings.tasks,
+        "test_seed": settings.seed,
+        "queries": settings.queries,
+        "tables": tables,
+    }
+    evaluated = dict.fromkeys(of_method for _, of_method, _, _ in contestants)
+    return Result(values, {name: scores for of_method in evaluated for name, scores in of_method.kept.items()})
+
+
+def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The scores of a finished run that other runs can be compared with.
+
+    Args:
+        config: its configuration.
+        result: its evaluation.
+        scores: of single tasks, as `score` gives them.
+
+    Raises:
+        KeyError: if the scores of the run's own method are not among them.
+    """
+    found = []
+    for table in result["tables"]:
+        for row in table["rows"]:
+            own = row["method"] == config.algorithm
+            name = score_name(row["method"], row["judge"], table["shots"])
+            if own or name in scores:
+                by = "" if row["judge"] == "query" else f", {row['judge']}"
+                title = f"{table['shots']}-shot, {result['unit']}{by}"
+                curves = scores[name] * result["factor"]
+                found.append(Comparable(title, curves, result["metric"] == "loss", "" if own else row["method"]))
+    return found
+
+
+def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
+    measured = {f"--evaluation.{name}": result["settings"][name] for name in TEST}
+    settings = {f"--tasks.{codec.flag(name)}": value for name, value in codec.leaves(config.tasks)}
+    return {
+        **measured,
+        "--tasks": type(config.tasks).__name__.removesuffix("Tasks").lower(),
+        **{name: value for name, value in settings.items() if name not in ("--tasks.shots", "--tasks.queries")},
+    }
+
+
+def score_name(method: str, judge: str, shots: int) -> str:
+    """What the scores of the single tasks are called in `scores.safetensors`: arrays `[tasks, steps + 1]`."""
+    return f"{method}/{judge}/{shots}"
+
+
+class Curves:
+    """Adaptation curves on validation and test tasks; each shape is compiled once.
+
+    Attributes:
+        kept: the scores of the single test tasks, see `score_name`.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self._experiment = experiment
+        self._settings = experiment.config.evaluation
+        layout = experiment.layout
+        self._layout = Layout(layout.shards, layout.chunk or 50)
+        self._tuned = adapted_leaves(
+            rules.trainable(lambda rate: optax.sgd(rate), 0.0),
+            experiment.model,
+            adapt_normalisation=experiment.config.network.adapt_normalisation,
+        )
+        self._compiled: dict[tuple[bool, int], Callable[..., Any]] = {}
+        self._tasks: dict[tuple[str, int], TaskDistribution] = {}
+        self.kept: dict[str, np.ndarray] = {}
+
+    def rows(self, method: str, learned: Any, shots: int, *, choose_rate: bool) -> list[dict[str, Any]]:
+        """One row for each judge (transductive, inductive) of one method.
+
+        Args:
+            method: its name.
+            learned: the meta-parameters, or, of a baseline, the initial parameters.
+            shots: support examples of each test task.
+            choose_rate: whether the step size is chosen on validation tasks, as for a baseline.
+        """
+        rate = self._experiment.config.inner.learning_rate
+        if choose_rate:
+            rate = self._best_rate(learned, shots)
+            learned = Meta(learned, jnp.asarray(rate))
+        curves = self._run(learned, "test", shots, self._settings.tasks, _key(self._settings.seed), choose_rate)
+        judges = list(self._experiment.eval_losses)
+        metric = self._experiment.scale_metric()[0]
+        for judge in judges:
+            self.kept[score_name(method, judge, shots)] = np.ascontiguousarray(curves[f"{judge}/{metric}"], np.float32)
+        return [
+            {
+                "method": method,
+                "judge": judge,
+                "learning_rate": rate,
+                "metrics": {
+                    name.removeprefix(f"{judge}/"): {"mean": mean.tolist(), "interval": interval.tolist()}
+                    for name, values in curves.items()
+                    if name.startswith(f"{judge}/")
+                    for mean, interval in [estimate(values)]
+                },
+            }
+            for judge in judges
+        ]
+
+    def _best_rate(self, params: Params, shots: int) -> float:
+        metric = self._experiment.scale_metric()[0]
+        judge = next(iter(self._experiment.eval_losses))
+        scores = []
+        for rate in RATES:
+            curves = self._run(Meta(params, jnp.asarray(rate)), "val", shots, RATE_TASKS, _key(RATE_SEED), tuned=True)
+            final = float(np.mean(np.asarray(curves[f"{judge}/{metric}"])[:, -1]))
+            scores.append(np.nan_to_num(-final if metric == "loss" else final, nan=-np.inf))
+        return RATES[int(np.argmax(scores))]
+
+    def _run(self, meta: Meta, part: Any, shots: int, count: int, key: Any, tuned: bool) -> dict[str, np.ndarray]:
+        if (part, shots) not in self._tasks:
+            distribution = self._experiment.distribution(part, shots, self._settings.queries)
+            self._tasks[part, shots] = self._layout.replicate(distribution)
+        if (tuned, count) not in self._compiled:
+            self._compiled[tuned, count] = jax.jit(
+                partial(
+                    evaluate,
+                    self._experiment.loss,
+                    rule=self._tuned if tuned else self._experiment.rule,
+                    steps=self._settings.steps,
+                    num_tasks=count,
+                    query_losses=self._experiment.eval_losses,
+                    layout=self._layout,
+                    adjoint=self._experiment.forward,
+                )
+            )
+        curves = self._compiled[tuned, count](self._layout.replicate(meta), self._tasks[part, shots], key)
+        return {name: np.asarray(values) for name, values in curves.items()}
+
+
+def pretrain(experiment: Experiment, iterations: int) -> Params:
+    """One network for all training tasks at once: what the paper fine-tunes for comparison.
+
+    Regression: joint training on the pooled tasks. Classification: the network with an output for every training class,
+    trained on batches of images; its head is then replaced by zeros, since the classes of a test task are new. The
+    optimiser is the configured one, with its schedule over these iterations.
+    """
+    config = experiment.config
+    params_key, run_key, head_key = jax.random.split(_key(BASELINE_SEED + config.seed), 3)
+    if config.kind == "regression":
+        model, loss, batch = experiment.model, experiment.loss, config.outer.meta_batch
+        source = experiment.training_tasks()
+    else:
+        images = (experiment.data.parts or {})["train"]
+        classes, labels = np.unique(images.y, return_inverse=True)
+        model, batch = network(config, outputs=len(classes)), experiment.layout.shards
+        loss = losses.supervised(model, losses.cross_entropy)
+        source = tasks.Batches.from_labels(images.x, labels.astype(np.int32), size=BATCH // batch)
+    joint = algorithms.build(algorithms.algorithm("joint"), loss, rule=rules.sgd(0.0), steps=0)
+    layout = Layout(experiment.layout.shards)
+    optimizer = outer_optimizer(replace(config, outer=replace(config.outer, iterations=iterations)))
+    step = outer.meta_step(joint, optimizer, meta_batch=batch, layout=layout)
+    state = layout.replicate(outer.init(model.init(params_key), rules.sgd(0.0), optimizer, run_key))
+    steps = jax.jit(outer.repeat(step), donate_argnums=0)
+    state, _ = steps(state, layout.replicate(source), np.int32(iterations))
+    if config.kind == "regression":
+        return state.meta.params
+    fresh = experiment.model.init(head_key)
+
+    def choose(path: Any, new: Any, old: Any) -> Any:
+        return jnp.zeros_like(new) if "head" in path_name(path).split("/") else old
+
+    return jax.tree.map_with_path(choose, fresh, state.meta.params)
+
+
+def _any_adjoint(config: Config) -> LayoutSettings:
+    """The layout without a choice among derivatives, which the baselines do not take."""
+    return replace(config.layout, adjoint="auto", loop="auto")
+
+
+def _key(seed: int) -> Any:
+    return jax.random.key(seed, impl="threefry2x32")

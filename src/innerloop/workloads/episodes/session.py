@@ -1,0 +1,103 @@
+"""One sitting with a run on episodes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from innerloop.core.outer import MetaState
+from innerloop.runs import codec, machine
+from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, Section, Table
+from innerloop.runs.workload import StepInfo
+from innerloop.workloads.episodes import memory, predict, report, scoring, training, tune
+from innerloop.workloads.episodes.build import Experiment, assemble, build
+from innerloop.workloads.episodes.config import Config, Evaluation
+
+
+class EpisodesSession:
+    """One sitting with a run on episodes.
+
+    Args:
+        experiment: what is trained.
+        progress: what is said meanwhile.
+        candidates: the ways to compute a meta-step among which one was chosen.
+    """
+
+    unit = "meta-step"
+
+    def __init__(self, experiment: Experiment, progress: Progress, candidates: Sequence[tune.Candidate] = ()):
+        self.experiment, self.progress, self._candidates = experiment, progress, candidates
+        self.config = experiment.config
+        self.settings = codec.training_settings(self.config) | experiment.data.settings()
+        self.tasks_per_step = self.config.outer.meta_batch
+        self.rates = {
+            "--inner.learning-rate": self.config.inner.learning_rate,
+            "--outer.learning-rate": self.config.outer.learning_rate,
+        }
+        self.costs: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, config: Config, progress: Progress, *, resolve: bool) -> "EpisodesSession":
+        """Load the data, and choose how a meta-step is computed where that is left open."""
+        machine.set_up(config.layout.shards, config.network.precision)
+        experiment = build(config, progress.say)
+        experiment.require_tasks()
+        candidates = []
+        if resolve:
+            candidates = tune.measured(experiment, progress.say)
+            experiment = assemble(replace(config, layout=tune.best(candidates)), experiment.data)
+            if config.network.kind != "mlp" and not experiment.config.layout.chunk:
+                experiment = memory.fitted(experiment, training.initial_state(experiment), progress.say)
+        return cls(experiment, progress, candidates)
+
+    def describe(self) -> list[str]:
+        config = self.config
+        steps = f"{config.inner.steps} inner {'step' if config.inner.steps == 1 else 'steps'}"
+        return [
+            f"{config.outer.iterations:,} meta-steps of {config.outer.meta_batch} tasks, {steps} of "
+            f"{config.inner.learning_rate:g}",
+            f"computed: {tune.in_words(config.layout)}",
+            *(f"note: {remark}" for remark in self.experiment.remarks()),
+        ]
+
+    def plan(self) -> list[str]:
+        return [
+            tune.describe(self._candidates),
+            memory.describe(self.experiment, training.initial_state(self.experiment)),
+        ]
+
+    def init(self) -> MetaState:
+        return training.initial_state(self.experiment)
+
+    def step_of(self, state: MetaState) -> int:
+        return int(state.step)
+
+    def learned(self, state: MetaState) -> Any:
+        return state.meta
+
+    def steps(self, state: MetaState) -> Iterator[StepInfo]:
+        return training.train(self.experiment, state, self.progress, self.costs)
+
+    def seconds_per_step(self) -> float:
+        """The time of a meta-step, averaged over training."""
+        return tune.mean_seconds(self.experiment)
+
+    def evaluate(self, state: MetaState) -> Result:
+        return scoring.score(self.experiment, state.meta, self.progress)
+
+    def tables(self, result: Mapping[str, Any]) -> list[Table]:
+        return report.tables(result, self.config)
+
+    def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [*self.experiment.remarks(), *training.remarks(records, self.config)]
+
+    def sections(
+        self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+    ) -> list[Section]:
+        evaluation = codec.decoded(Evaluation, result["settings"])
+        measured = replace(self.experiment, config=replace(self.config, evaluation=evaluation))
+        return report.sections(measured, state.meta, result, records)
+
+    def export(self, state: MetaState, folder: Path, result: Mapping[str, Any] | None) -> None:
+        predict.export(self.experiment, state.meta, folder, result)

@@ -1,0 +1,184 @@
+"""The evaluation of a run: returns on the 40 test tasks of the paper, beside its baselines."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from innerloop import rl
+from innerloop.core import rules
+from innerloop.rl.types import HostEnv
+from innerloop.runs import codec
+from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, estimate
+from innerloop.runs.workload import Comparable
+from innerloop.types import InnerRule, Meta
+from innerloop.workloads.reinforcement.build import Experiment, environment, judge
+from innerloop.workloads.reinforcement.config import Config
+
+RANDOM, PRETRAINED, ORACLE = "random", "pre-trained", "oracle"
+"""The baselines: never trained; trained on all tasks; trained on all tasks, and observing which one it is in."""
+BASELINE_SEED = 30_000
+BASELINE_TASKS, BASELINE_EPISODES = 20, 5
+"""What a baseline collects in an iteration: 100 episodes, as in the paper, and as many tasks as that takes."""
+
+
+def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
+    """Evaluate what was learned.
+
+    Args:
+        experiment: what was trained; its `config.evaluation` says what is measured.
+        meta: what was learned.
+        progress: what is said meanwhile.
+
+    Returns:
+        One table of methods, in the form of supervised evaluations, with the mean undiscounted return after 0, 1, ...,
+        k updates; its shots are episodes of full length. The returns of the single tasks are by `score_name`.
+    """
+    config = experiment.config
+    settings = config.evaluation
+    found: list[tuple[str, float, rl.Adaptation]] = []
+    with progress.timed(f"evaluating {config.algorithm} on {len(tasks(config))} test tasks"):
+        found.append((config.algorithm, config.inner.learning_rate, walk(experiment, meta)))
+    if settings.baselines:
+        params = experiment.policy.init(_key(BASELINE_SEED + config.seed))
+        random = RANDOM, params, settings.random_rate
+        with progress.timed(f"pre-training the baseline ({settings.baseline_iterations:,} iterations)"):
+            pretrained = PRETRAINED, baseline(experiment, oracle=False)[1], settings.pretrained_rate
+        for method, params, rate in (random, pretrained):
+            with progress.timed(f"evaluating: {method}"):
+                found.append((method, rate, walk(experiment, Meta(params, ()), rules.sgd(rate))))
+        with progress.timed(f"training the oracle ({settings.baseline_iterations:,} iterations)"):
+            seeing, params = baseline(experiment, oracle=True)
+            found.append((ORACLE, 0.0, walk(seeing, Meta(params, ()), rules.sgd(0.0), updates=0)))
+    values = {
+        "metric": "return",
+        "factor": 1.0,
+        "unit": "mean return",
+        "digits": 1,
+        "settings": asdict(settings),
+        "test_tasks": len(tasks(config)),
+        "test_seed": settings.seed,
+        "tables": [{"shots": settings.steps // experiment.horizon, "rows": [_row(*adapted) for adapted in found]}],
+    }
+    return Result(values, {score_name(method): np.asarray(adapted.returns) for method, _, adapted in found})
+
+
+def score_name(method: str) -> str:
+    """What the returns of the single tasks are called in `scores.safetensors`: arrays `[tasks, updates + 1]`."""
+    return f"{method}/return"
+
+
+def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The returns of a finished run that other runs can be compared with.
+
+    Args:
+        config: its configuration.
+        result: its evaluation.
+        scores: of single tasks, as `score` gives them.
+
+    Raises:
+        KeyError: if the returns of the run's own method are not among them.
+    """
+    methods = [row["method"] for table in result["tables"] for row in table["rows"]]
+    return [
+        Comparable(result["unit"], scores[score_name(method)], False, "" if method == config.algorithm else method)
+        for method in methods
+        if method == config.algorithm or score_name(method) in scores
+    ]
+
+
+def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the returns on test tasks depend on beside the policy, by flag."""
+    names = ("steps", "later_factor", "seed")
+    measured = {f"--evaluation.{codec.flag(name)}": result["settings"][name] for name in names}
+    return {"--environment": config.environment, **measured}
+
+
+def tasks(config: Config) -> np.ndarray:
+    """The test tasks."""
+    return rl.envs.reference_tasks(config.environment)
+
+
+def walk(
+    experiment: Experiment, meta: Meta, rule: InnerRule | None = None, updates: int | None = None
+) -> rl.Adaptation:
+    """Adapt to the test tasks.
+
+    Args:
+        experiment: its environment, policy and settings.
+        meta: where to start.
+        rule: the inner rule, of which updates after the first are made smaller; that of training unless given.
+        updates: how many; those of the settings unless given.
+    """
+    config, settings = experiment.config, experiment.config.evaluation
+    goals = tasks(config)
+    env = experiment.env
+    needed = len(goals) * -(-settings.steps // env.horizon)
+    if isinstance(env, HostEnv):
+        oracle = env.observation_size != rl.envs.make(config.environment).observation_size
+        env = environment(config, needed, oracle=oracle)
+    return rl.evaluate(
+        env,
+        experiment.policy,
+        meta,
+        jax.numpy.asarray(goals, float),
+        _key(settings.seed),
+        rule=rl.smaller_later(rule or experiment.rule, settings.later_factor),
+        sampling=rl.Sampling(steps=settings.steps, next_observation=config.advantages.bootstrap),
+        steps=settings.updates if updates is None else updates,
+        inner=config.inner.estimator,
+        experience=experiment.judge,
+        layout=experiment.layout,
+    )
+
+
+def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
+    """One policy for all tasks, by the same trust region without inner updates.
+
+    Args:
+        experiment: what it is compared with.
+        oracle: whether it observes the task.
+
+    Returns:
+        The experiment with its environment and policy, and the parameters.
+    """
+    config = experiment.config
+    env = environment(config, BASELINE_TASKS * BASELINE_EPISODES, oracle=oracle)
+    policy = rl.policies.for_environment(env, hidden=config.policy.widths)
+    rule, outer, judged = rules.sgd(0.0), rl.TrustRegion(bound=config.outer.bound), judge(config, env)
+    step = rl.train_step(
+        env,
+        policy,
+        rule=rule,
+        num_tasks=BASELINE_TASKS,
+        sampling=rl.Sampling(episodes=BASELINE_EPISODES, next_observation=config.advantages.bootstrap),
+        steps=0,
+        outer=outer,
+        experience=judged,
+        layout=experiment.layout,
+    )
+    params_key, run_key = jax.random.split(_key(BASELINE_SEED + config.seed))
+    state = experiment.layout.replicate(rl.init(policy.init(params_key), rule, outer, run_key))
+    for _ in range(config.evaluation.baseline_iterations):
+        state, _ = step(state)
+    return replace(experiment, env=env, policy=policy, judge=judged), state.meta.params
+
+
+def _row(method: str, rate: float, found: rl.Adaptation) -> dict[str, Any]:
+    mean, interval = estimate(np.asarray(found.returns))
+    return {
+        "method": method,
+        "judge": "query",
+        "learning_rate": rate,
+        "metrics": {"return": {"mean": mean.tolist(), "interval": interval.tolist()}},
+        "per_task": np.asarray(found.returns).tolist(),
+        "episodes": float(np.mean(found.episodes)),
+        "broken": int(np.sum(found.broken)),
+    }
+
+
+def _key(seed: int) -> Any:
+    return jax.random.key(seed, impl="threefry2x32")

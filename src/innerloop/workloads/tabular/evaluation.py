@@ -1,0 +1,422 @@
+"""How well a learner adapts to tasks that it has not seen, beside models fitted on the same support sets alone."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from innerloop.errors import InnerloopError
+from innerloop.extras import require
+from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, estimate
+from innerloop.runs.workload import Comparable
+from innerloop.tabular import learner
+from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
+from innerloop.tabular.columns import in_order
+from innerloop.tabular.episodes import ClassEpisodes, padded_size
+from innerloop.tabular.features import Inputs, Preparation
+from innerloop.tabular.learner import Adapted
+from innerloop.tabular.rows import Rows, rows_of
+from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.training import Prepared
+
+Draw = Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
+"""`(target, size, seed) -> (support, query)`, indices of rows of a task."""
+Method = Callable[[Inputs, np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]], dict[str, list[float]]]
+"""`(features, target, draws) -> metrics`, averaged over the draws, after 0, 1, ..., k inner steps (or one value)."""
+
+MOST_TASKS = 40
+"""Test tasks that are evaluated, at most."""
+EPISODES = 200
+"""Episodes that are drawn from test images."""
+BASELINES = ("random forest", "nearest neighbours", "linear")
+OURS = "innerloop"
+"""What the learner itself is called among the methods."""
+SHARE = 0.95
+"""What part of the time a stated interval covers the mean; results without it are of an older version."""
+LOWER_IS_BETTER = ("relative error",)
+
+
+def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Progress) -> Result:
+    """Evaluate what was learned on the test tasks.
+
+    Args:
+        config: what is measured, in `evaluation`.
+        data: rows of tasks, split and planned for.
+        learned: the learner.
+        progress: what is said meanwhile.
+
+    Returns:
+        `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of the single tasks, see
+        `score_name`.
+    """
+    rows = data.parts.get("test")
+    if rows is None:
+        return Result({"tables": None})
+    if rows.image:
+        found = evaluate_images(learned, rows, config.ways, data.plan.sizes, data.plan.queries)
+    else:
+        if len(rows.names) > MOST_TASKS:
+            # Where a column says which tasks are for the test, they are the same for all seeds.
+            seed = 0 if config.split_column else config.seed
+            rows = rows_of(rows, np.random.default_rng(seed).permutation(len(rows.names))[:MOST_TASKS].tolist())
+        baselines = available_baselines() if config.evaluation.baselines else ()
+        found = evaluate(
+            learned, rows, data.plan.sizes, config.evaluation.draws, baselines=baselines, progress=progress
+        )
+    return Result({"tables": found.values}, found.scores)
+
+
+def score_name(method: str, metric: str, size: int | str) -> str:
+    """What the scores of the single tasks are called in `scores.safetensors`: arrays `[tasks, steps + 1]`."""
+    return f"{method}/{metric}/{size}"
+
+
+def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The scores of a finished run that other runs can be compared with.
+
+    Args:
+        config: its configuration.
+        result: its evaluation.
+        scores: of single tasks, as `score` gives them.
+
+    Raises:
+        KeyError: if the scores of the learner itself are not among them.
+    """
+    found = []
+    for row in (result["tables"] or {"rows": ()})["rows"]:
+        own = row["method"] == OURS
+        for metric in row["metrics"]:
+            name = score_name(row["method"], metric, row["size"])
+            if own or name in scores:
+                title = f"{metric}, {row['size']} support {'shots' if _of_images(result) else 'rows'}"
+                lower = metric in LOWER_IS_BETTER
+                found.append(Comparable(title, scores[name], lower, "" if own else row["method"]))
+    return found
+
+
+def _of_images(result: Mapping[str, Any]) -> bool:
+    """Whether the test tasks are episodes of images, whose support sizes are shots of each class."""
+    return not (result["tables"] or {}).get("tasks")
+
+
+def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
+    tables = result["tables"] or {"rows": (), "tasks": {}}
+    sizes = dict.fromkeys(row["size"] for row in tables["rows"])
+    identity: dict[str, Any] = {
+        "--task-column": config.task_column,
+        "--target": config.target,
+        "--split-column": config.split_column,
+        "--evaluation.sizes": list(sizes),
+        "--evaluation.draws": result["settings"]["draws"],
+    }
+    if not config.split_column:
+        identity["--seed"] = config.seed
+    if _of_images(result):
+        identity["--ways"] = config.ways
+    names = sorted({name for by_size in tables["tasks"].get(OURS, {}).values() for name in by_size})
+    if names:
+        digest = hashlib.sha256(repr(names).encode()).hexdigest()[:8]
+        identity["the test tasks"] = f"{len(names)} from {names[0]} to {names[-1]}, {digest}"
+    return identity
+
+
+def evaluate(
+    learned: TrainedLearner,
+    rows: Rows,
+    sizes: Sequence[int],
+    draws: int,
+    *,
+    baselines: Sequence[str] = (),
+    draw: Draw | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Adapt to support sets of every task, and score on its other rows.
+
+    Args:
+        learned: the learner.
+        rows: the tasks.
+        sizes: of the support sets.
+        draws: support sets of each size from each task.
+        baselines: names among `BASELINES`.
+        draw: draws them; `stratified` unless given.
+        progress: told of each size.
+
+    Returns:
+        `rows`: for each method and size the mean over tasks of every metric, with the half-width of its 95 % interval;
+        `curves`: for each size every metric after 0, 1, ..., k inner steps; `tasks`: for each method and size every
+        task's metrics; and the scores of the single tasks, see `score_name`.
+
+    Raises:
+        InnerloopError: if no task is large enough for the smallest size.
+    """
+    methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
+    methods |= {name: partial(_baseline_scores, name, rows.regression) for name in baselines}
+    return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
+
+
+def evaluate_baselines(
+    preparation: Preparation,
+    rows: Rows,
+    sizes: Sequence[int],
+    draws: int,
+    *,
+    draw: Draw | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """The same for models that are fitted on each support set alone."""
+    methods: dict[str, Method] = {name: partial(_baseline_scores, name, rows.regression) for name in BASELINES}
+    return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
+
+
+def _evaluated(
+    methods: dict[str, Method],
+    preparation: Preparation,
+    rows: Rows,
+    sizes: Sequence[int],
+    draws: int,
+    draw: Draw,
+    progress: Progress | None,
+) -> Result:
+    inputs = preparation.encode(rows.columns)
+    order = np.argsort(rows.tasks, kind="stable")
+    bounds = np.searchsorted(rows.tasks[order], np.arange(len(rows.names) + 1))
+    table: list[dict[str, Any]] = []
+    curves: dict[str, Any] = {}
+    by_task: dict[str, Any] = {}
+    scores: dict[str, np.ndarray] = {}
+    for size in sizes:
+        found: dict[str, dict[str, list[list[float]]]] = {method: {} for method in methods}
+        names: list[str] = []
+        with progress.timed(f"evaluating with {size} support rows") if progress else nullcontext():
+            for task, name in enumerate(rows.names):
+                places = order[bounds[task] : bounds[task + 1]]
+                target = rows.target[places]
+                drawn = [draw(target, size, seed) for seed in range(draws)] if _enough(target, size) else []
+                drawn = [each for each in drawn if _judgeable(target[each[1]])]
+                if not drawn:
+                    continue
+                names.append(name)
+                x = Inputs(*(each[places] for each in inputs))
+                for method, measure in methods.items():
+                    for metric, values in measure(x, target, drawn).items():
+                        found[method].setdefault(metric, []).append(values)
+        for method, metrics in found.items() if names else ():
+            final = {metric: [each[-1] for each in values] for metric, values in metrics.items()}
+            table.append({"method": method, "size": size, "tasks": len(names), "metrics": _summary(final)})
+            by_task.setdefault(method, {})[str(size)] = dict(zip(names, _by_task(final), strict=True))
+            scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
+            if method == OURS:
+                curves[str(size)] = {metric: np.mean(values, axis=0).tolist() for metric, values in metrics.items()}
+    if not table:
+        raise InnerloopError(
+            f"No test task has more than {min(sizes)} rows; lower --evaluation.sizes, or hold out larger tasks."
+        )
+    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": by_task}, scores)
+
+
+def evaluate_images(learned: TrainedLearner, rows: Rows, ways: int, shots: Sequence[int], queries: int) -> Result:
+    """The accuracy on episodes drawn from test images, as `evaluate` gives it."""
+    table, curves, kept = [], {}, {}
+    for number in shots:
+        try:
+            drawn = ClassEpisodes.from_rows(
+                learned.preparation.encode(rows.columns),
+                rows.target,
+                rows.tasks,
+                ways=ways,
+                shots=(number,),
+                queries=queries,
+            )
+        except InnerloopError as error:
+            raise InnerloopError(f"The test part does not give such episodes: {error}") from error
+        scores = np.asarray(_episode_scores(learned, drawn, ways))
+        table.append({"method": OURS, "size": number, "tasks": len(scores), "metrics": _summary({"accuracy": scores})})
+        curves[str(number)] = {"accuracy": scores.mean(axis=0).tolist()}
+        kept[score_name(OURS, "accuracy", number)] = scores
+    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": {}}, kept)
+
+
+def _episode_scores(learned: TrainedLearner, drawn: ClassEpisodes, ways: int) -> Any:
+    design = learned.design
+
+    @jax.jit
+    def scores(key: Any) -> Any:
+        task = drawn.sample(key, 10)
+        adapted = learner.adapt_tasks(design, ways, learned.meta, task.support, trajectory=True)
+        logits = learner.outputs_along(design, ways, learned.meta, adapted, task.query.x)
+        return (logits.argmax(axis=-1) == task.query.y[:, None]).mean(axis=-1)
+
+    return np.concatenate([scores(jax.random.key(i)) for i in range(EPISODES // 10)])
+
+
+def stratified(target: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A support set with the classes in proportion (one row of each at least), and the other rows.
+
+    Args:
+        target: labels as texts, or real targets, `[rows]`.
+        size: rows of the support set.
+        seed: of the draw.
+    """
+    random = np.random.default_rng((seed, size, len(target)))
+    if target.dtype.kind == "f":
+        order = random.permutation(len(target))
+        return order[:size], order[size:]
+    labels, y, counts = np.unique(target.astype(str), return_inverse=True, return_counts=True)
+    exact = counts / len(target) * size
+    share = np.maximum(np.floor(exact), 1).astype(int)
+    while share.sum() > max(size, len(labels)):
+        share[np.argmax(np.where(share > 1, share - exact, -np.inf))] -= 1
+    while share.sum() < size:
+        share[np.argmax(np.where(share < counts, exact - share, -np.inf))] += 1
+    parts = [random.permutation(np.flatnonzero(y == c)) for c in range(len(labels))]
+    support = np.concatenate([part[:n] for part, n in zip(parts, share, strict=True)])
+    query = np.concatenate([part[n:] for part, n in zip(parts, share, strict=True)])
+    return random.permutation(support), query
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    r"""The area under the precision-recall curve, $\sum_i (R_i - R_{i-1}) P_i$ over thresholds, ties together.
+
+    Args:
+        positive: truth values, `[rows]`, at least one true.
+        scores: larger for positives, `[rows]`.
+
+    Example:
+        >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1])).__round__(4)
+        0.8333
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits, ranked = np.cumsum(positive[order]), scores[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def metrics_of(target: np.ndarray, labels: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """What is measured of predictions.
+
+    Args:
+        target: labels as texts, or real targets, `[rows]`.
+        labels: the classes; empty for regression.
+        scores: logits or probabilities `[rows, classes]`, or predicted targets `[rows]`.
+
+    Returns:
+        Two classes: the gain in area under the precision-recall curve over random scores (`delta-AUPRC`, for the last
+        class) and the accuracy. More: the accuracy. Regression: the root mean squared error in units of the targets'
+        standard deviation (1 is the best constant), and the correlation.
+    """
+    if not labels:
+        spread = float(np.std(target)) or 1.0
+        error = float(np.sqrt(np.mean((scores - target) ** 2))) / spread
+        constant = np.std(scores) == 0 or np.std(target) == 0
+        return {"relative error": error, "correlation": 0.0 if constant else float(np.corrcoef(scores, target)[0, 1])}
+    truth = np.array([labels.index(each) if each in labels else -1 for each in target.tolist()])
+    accuracy = {"accuracy": float(np.mean(np.argmax(scores, axis=1) == truth))}
+    if len(labels) > 2:
+        return accuracy
+    gain = average_precision(truth == 1, scores[:, 1] - scores[:, 0]) - float(np.mean(truth == 1))
+    return {"delta-AUPRC": gain, **accuracy}
+
+
+def available_baselines() -> tuple[str, ...]:
+    """The baselines that can be fitted: all, if scikit-learn is installed."""
+    return BASELINES if find_spec("sklearn") else ()
+
+
+def _adapted_scores(
+    learned: TrainedLearner, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, list[float]]:
+    """Every metric after 0, 1, ..., k inner steps, averaged over the draws of one task."""
+    encoded = [encoded_labels(learned, target[support]) for support, _ in drawn]
+    outputs = max(each[2] for each in encoded)
+    size = padded_size(max(len(support) for support, _ in drawn))
+    supports = [
+        pad(Inputs(*(each[support] for each in x)), y, size)[0]
+        for (support, _), (*_, y) in zip(drawn, encoded, strict=True)
+    ]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *supports)
+    adapted = learner.adapt_tasks(learned.design, outputs, learned.meta, stacked, trajectory=True)
+    steps = adapted.losses.shape[1]
+    params = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), adapted.params)
+    center, scale = (jnp.repeat(each, steps) for each in (adapted.center, adapted.scale))
+    members = Adapted(params, center, scale, adapted.losses.reshape(-1))
+    every, count = pad(x, np.zeros(len(target)), padded_size(len(target)))
+    scores = learner.outputs_of_members(learned.design, outputs, learned.meta, members, every.x)
+    scores = np.asarray(scores)[:, :count].reshape(len(drawn), steps, count, -1)
+    results: dict[str, list[list[float]]] = {}
+    for i, ((_, query), (labels, places, *_)) in enumerate(zip(drawn, encoded, strict=True)):
+        for step in range(steps):
+            chosen = scores[i, step, query][:, list(places)] if labels else scores[i, step, query, 0]
+            for name, value in metrics_of(target[query], labels, chosen).items():
+                results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
+    return {name: [float(np.mean(each)) for each in values] for name, values in results.items()}
+
+
+def _baseline_scores(
+    name: str, regression: bool, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, list[float]]:
+    """The metrics of a model that is fitted on each support set alone, averaged over the draws."""
+    features = np.concatenate([np.log1p(x.counts.astype(np.float32)), x.numbers], axis=1)
+    results: dict[str, list[float]] = {}
+    for seed, (support, query) in enumerate(drawn):
+        model = baseline(name, regression, len(support), seed)
+        labels = () if regression else in_order(set(target[support].tolist()))
+        y = target[support] if regression else np.array([labels.index(each) for each in target[support]])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a linear model that has not converged is still a baseline
+            model.fit(features[support], y)
+            scores = model.predict(features[query]) if regression else model.predict_proba(features[query])
+        for metric, value in metrics_of(target[query], labels, np.asarray(scores, np.float64)).items():
+            results.setdefault(metric, []).append(value)
+    return {metric: [float(np.mean(values))] for metric, values in results.items()}
+
+
+def baseline(name: str, regression: bool, rows: int, seed: int) -> Any:
+    """A scikit-learn model of the name, untuned but for scaled features.
+
+    Args:
+        name: one of `BASELINES`.
+        regression: whether targets are real.
+        rows: of the support set.
+        seed: of the model's randomness.
+    """
+    if name == "random forest":
+        ensemble = require("sklearn.ensemble", "tabular", "A baseline")
+        kind = ensemble.RandomForestRegressor if regression else ensemble.RandomForestClassifier
+        return kind(n_estimators=100, random_state=seed)
+    if name == "nearest neighbours":
+        neighbours = require("sklearn.neighbors", "tabular", "A baseline")
+        kind = neighbours.KNeighborsRegressor if regression else neighbours.KNeighborsClassifier
+        return kind(n_neighbors=max(1, min(5, rows // 2)))
+    linear = require("sklearn.linear_model", "tabular", "A baseline")
+    return linear.Ridge() if regression else linear.LogisticRegression(max_iter=1000)
+
+
+def _enough(target: np.ndarray, size: int) -> bool:
+    return len(target) >= size + 2 and (target.dtype.kind == "f" or size >= len(set(target.tolist())))
+
+
+def _judgeable(target: np.ndarray) -> bool:
+    return len(target) >= 2 and len(set(target.tolist())) >= 2
+
+
+def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Mean over tasks and the half-width of its 95 % interval, after the last inner step."""
+    found = {}
+    for name, scores in metrics.items():
+        mean, half_width = estimate(np.asarray(scores).reshape(len(scores), -1)[:, -1])
+        found[name] = float(mean), float(half_width)
+    return found
+
+
+def _by_task(metrics: dict[str, list[float]]) -> list[dict[str, float]]:
+    return [dict(zip(metrics, each, strict=True)) for each in zip(*metrics.values(), strict=True)]

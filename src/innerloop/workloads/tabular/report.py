@@ -1,0 +1,129 @@
+"""What the report of training on one's own tasks shows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from innerloop.runs import plots
+from innerloop.runs.results import NORMAL_QUANTILE, Section, Table, measured
+from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.evaluation import OURS
+from innerloop.workloads.tabular.training import Prepared
+
+DIGITS = 3
+"""Shown behind the point, of all metrics."""
+MOST_LEFT_OUT = 20
+"""Tasks that are left out and named, at most."""
+MEANINGS = {
+    "delta-AUPRC": "area under the precision-recall curve, less what random scores would get",
+    "accuracy": "share of right classes",
+    "relative error": "root mean squared error in units of the targets' standard deviation (1: the best constant)",
+    "correlation": "between prediction and target",
+}
+
+
+def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
+    """For each metric the scores of each method by support size."""
+    found = result["tables"]
+    if not found:
+        return [Table("test tasks", ("", ""), (), ("no task was held out for a test",))]
+    rows = found["rows"]
+    sizes, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("size", "method"))
+    number = max(row["tasks"] for row in rows)
+    shown = []
+    for metric in rows[0]["metrics"]:
+        cells = {
+            (row["method"], row["size"]): measured(*_interval(found, row["metrics"][metric]), DIGITS)
+            for row in rows
+            if metric in row["metrics"]
+        }
+        shown.append(
+            Table(
+                f"{metric}: mean ± 95 % interval, {number} test tasks",
+                ("support size", *map(str, sizes)),
+                tuple((method, *(cells.get((method, size), "") for size in sizes)) for method in methods),
+                (MEANINGS[metric],),
+                frozenset(i for i, method in enumerate(methods) if method == OURS),
+            )
+        )
+    return [*shown, *_steps(found)]
+
+
+def _interval(found: Mapping[str, Any], values: Sequence[float]) -> tuple[float, float]:
+    """A mean with the half-width of its interval; older versions kept its standard error."""
+    mean, half_width = values
+    return mean, half_width if "interval" in found else NORMAL_QUANTILE * half_width
+
+
+def _steps(found: Mapping[str, Any]) -> list[Table]:
+    """The first metric over the inner steps, if there are any."""
+    curves = found["curves"]
+    metric = next(iter(next(iter(curves.values()))))
+    steps = len(next(iter(curves.values()))[metric])
+    if steps < 2:
+        return []
+    rows = tuple((size, *(f"{value:.{DIGITS}f}" for value in curve[metric])) for size, curve in curves.items())
+    note = "before the first step the head has its closed form"
+    return [Table(f"{metric} after 0, 1, ... inner steps", ("support size", *map(str, range(steps))), rows, (note,))]
+
+
+def sections(data: Prepared, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """The pictures of a run, and what was chosen for it.
+
+    Args:
+        data: what it was trained on.
+        result: its evaluation.
+        records: what training recorded.
+
+    Raises:
+        InnerloopError: if matplotlib is not installed.
+    """
+    lines = [
+        plots.Line("loss_after", "training tasks", plots.COLOURS[0], "o-"),
+        plots.Line("validation/loss", "held-out tasks", plots.COLOURS[1], "o-"),
+    ]
+    learning = plots.learning_curves(records, {"query loss": lines}, unit="meta-step")
+    shown = [] if not result["tables"] else [_scores(result["tables"])]
+    return [
+        *shown,
+        Section(
+            "What was chosen, and why", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in _choices(data))}</ul>"
+        ),
+        Section(
+            "Learning",
+            f"<figure>{learning}</figure>",
+            "Mean loss of query rows after adaptation; the state with the lowest loss on held-out tasks is kept.",
+        ),
+    ]
+
+
+def _choices(data: Prepared) -> list[str]:
+    """The parts of the data, which tasks are left out, and what was chosen from them."""
+    parts = ", ".join(
+        f"{len(rows.names):,} tasks with {len(rows.target):,} rows for {part}" for part, rows in data.parts.items()
+    )
+    left_out = [f"left out: {name} ({why})" for name, why in data.left_out[:MOST_LEFT_OUT]]
+    more = len(data.left_out) - len(left_out)
+    return [parts, *left_out, *([f"and {more:,} more tasks"] if more > 0 else []), *data.plan.reasons]
+
+
+def _scores(found: Mapping[str, Any]) -> Section:
+    rows, parts = found["rows"], []
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    for metric in rows[0]["metrics"]:
+        figure, axis = plots.pyplot().subplots(figsize=(6.4, 3.2))
+        for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+            here = [row for row in rows if row["method"] == method and metric in row["metrics"]]
+            means, widths = zip(*(_interval(found, row["metrics"][metric]) for row in here), strict=True)
+            bars = [0.0 if math.isnan(width) else width for width in widths]
+            beside = [row["size"] * 1.03**i for row in here]  # so that methods of one size do not hide each other
+            axis.errorbar(beside, means, bars, label=method, color=plots.COLOURS[i], marker="o")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set(xlabel="support size", ylabel=metric)
+        axis.legend(fontsize=8)
+        parts.append(f"<h3>{escape(metric)}</h3><figure>{plots.as_svg(figure)}</figure>")
+    return Section(
+        "On tasks that training never saw", "".join(parts), "Means over test tasks with their 95 % interval."
+    )

@@ -1,0 +1,131 @@
+"""One sitting with a run on a user's own tasks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from innerloop.errors import InnerloopError
+from innerloop.runs import machine
+from innerloop.runs.progress import Progress
+from innerloop.runs.results import Result, Section, Table
+from innerloop.runs.workload import StepInfo
+from innerloop.tabular.artifact import TrainedLearner, save
+from innerloop.tabular.fit import Fit
+from innerloop.tabular.prepare import Prepared, prepare
+from innerloop.text import listed, nearest
+from innerloop.workloads.tabular import evaluation, loading, report, training
+from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.defaults import choices_of
+
+
+class TabularSession:
+    """One sitting with a run on a user's own tasks.
+
+    Args:
+        config: the configuration.
+        data: rows of tasks, split and planned for.
+        reasons: what was decided on the way, a line each.
+        progress: what is said meanwhile.
+    """
+
+    unit = "meta-step"
+
+    def __init__(self, config: Config, data: Prepared, reasons: Sequence[str], progress: Progress):
+        self.config, self.data, self.progress = config, data, progress
+        self.settings = training.settings_of(config, data)
+        self.tasks_per_step = config.training.meta_batch
+        self.rates = {
+            "--training.learning-rate": config.training.learning_rate,
+            "--learner.learning-rate": config.learner.learning_rate,
+        }
+        self.costs: dict[str, Any] = {}
+        self._reasons = reasons
+        self._fitting = data.fitting()
+
+    @classmethod
+    def open(cls, config: Config, progress: Progress) -> "TabularSession":
+        """Read the data, split them by task, and choose what the configuration leaves open."""
+        if not Path(config.data).exists():
+            near = [entry.name for entry in Path(config.data).parent.glob("*")]
+            raise InnerloopError(f"There is no file or folder {config.data}; {nearest(Path(config.data).name, near)}")
+        machine.set_up(1)
+        with progress.timed(f"reading {config.data}"):
+            loaded = loading.load(config)
+        data = prepare(loaded.rows, choices_of(config))
+        return cls(config, data, (*loaded.reasons, *loaded.rows.notes), progress)
+
+    def describe(self) -> list[str]:
+        lines = (*self._reasons, *described_tasks(self.config, self.data), *self.data.plan.reasons)
+        return [f"  {line}" for line in lines]
+
+    def plan(self) -> list[str]:
+        return []
+
+    def init(self) -> Fit:
+        return self._fitting.start(self.config.seed)
+
+    def step_of(self, state: Fit) -> int:
+        return int(state.state.step)
+
+    def learned(self, state: Fit) -> Any:
+        return state.state.meta
+
+    def steps(self, state: Fit) -> Iterator[StepInfo]:
+        return training.train(self.config, self.data, self._fitting, state, self.progress)
+
+    def evaluate(self, state: Fit) -> Result:
+        found = evaluation.score(self.config, self.data, self._learner(state), self.progress)
+        values = {"best_step": int(state.best_step), "settings": asdict(self.config.evaluation), **found.values}
+        return Result(values, found.scores)
+
+    def tables(self, result: Mapping[str, Any]) -> list[Table]:
+        return report.tables(result, self.config)
+
+    def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+        if self.config.evaluation.baselines and not evaluation.available_baselines():
+            return ["no baselines: they need scikit-learn; install it with: pip install 'innerloop[tabular]'"]
+        return []
+
+    def sections(self, state: Fit, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Section]:
+        return report.sections(self.data, result, records)
+
+    def export(self, state: Fit, folder: Path, result: Mapping[str, Any] | None) -> None:
+        save(self._learner(state, self._facts(result)), folder)
+
+    def _learner(self, state: Fit, facts: Mapping[str, Any] | None = None) -> TrainedLearner:
+        plan = self.data.plan
+        return TrainedLearner(plan.design, self.data.preparation, state.best, plan.labels, dict(facts or {}))
+
+    def _facts(self, result: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the model card says."""
+        config, parts = self.config, self.data.parts
+        counts = {part: f"{len(rows.names):,} tasks, {len(rows.target):,} rows" for part, rows in parts.items()}
+        measured = result or {}
+        return {
+            "name": config.recipe,
+            "target": config.target,
+            "task_column": config.task_column,
+            "data": {"file": Path(config.data).name, **counts},
+            "scores": (measured.get("tables") or {}).get("rows", []),
+            "meta_steps": measured.get("meta_steps"),
+            "seed": config.seed,
+            "versions": machine.description()["versions"],
+            "commit": machine.commit(),
+        }
+
+
+def described_tasks(config: Config, data: Prepared) -> list[str]:
+    """What is said of the split and of tasks that are left out."""
+    if data.plan.design.image and len(data.parts["train"].names) == 1:
+        counts = {part: len(set(rows.target.tolist())) for part, rows in data.parts.items()}
+        told = f"classes: {', '.join(f'{number} for {part}' for part, number in counts.items())}"
+    else:
+        counts = {part: len(rows.names) for part, rows in data.parts.items()}
+        told = f"tasks: {', '.join(f'{number:,} for {part}' for part, number in counts.items())}"
+    by = f"--split-column {config.split_column}" if config.split_column else f"seed {config.seed}"
+    lines = [f"{told} (by {by})"]
+    if data.left_out:
+        shown = listed([f"{name}: {why}" for name, why in data.left_out])
+        lines.append(f"{len(data.left_out):,} tasks are left out ({shown})")
+    return lines

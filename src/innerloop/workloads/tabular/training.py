@@ -1,0 +1,82 @@
+"""Meta-training on a user's own tasks: episodes from their rows, a time limit, a state that survives interruption."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from innerloop.runs import codec
+from innerloop.runs.progress import Progress
+from innerloop.runs.workload import StepInfo as WorkloadStep
+from innerloop.tabular.fit import Fit, Fitting, StepInfo
+from innerloop.tabular.prepare import Prepared
+from innerloop.workloads.tabular.config import Config
+
+RESERVE = 0.9
+"""The share of the time limit that the course is planned for; validation takes some of the rest."""
+
+
+def settings_of(config: Config, data: Prepared) -> dict[str, Any]:
+    """What the state after a number of meta-steps depends on."""
+    return {**codec.training_settings(config), "data": data.fingerprint()}
+
+
+def train(config: Config, data: Prepared, fitting: Fitting, fit: Fit, progress: Progress) -> Iterator[WorkloadStep]:
+    """Train to the end, or to the end of the time limit.
+
+    Args:
+        config: the configuration.
+        data: what is trained on.
+        fitting: the compiled meta-step and validation.
+        fit: where training stands.
+        progress: told of compiling, and of the time limit.
+
+    Raises:
+        InnerloopError: if training diverges.
+    """
+    began = time.monotonic()
+    if not int(fit.state.step):
+        fit = started(fitting, config, progress, began)
+    if not fitting.finished(fit):
+        for now, info in fitting.run(fit):
+            fit = now
+            values = info.metrics | {"validation/loss": info.validation}
+            held_out = {name: value for name, value in values.items() if value == value or name in info.metrics}
+            yield WorkloadStep(fit, info.step, fitting.total(fit), held_out, training_line(info))
+            if config.seconds is not None and time.monotonic() - began > config.seconds:
+                progress.say(f"the time limit of {config.time_limit} is reached")
+                break
+    why = "the end" if data.parts.get("valid") is None else f"step {int(fit.best_step):,}, the best on held-out tasks"
+    progress.say(f"taken from {why}, after {int(fit.state.step):,} meta-steps")
+
+
+def started(fitting: Fitting, config: Config, progress: Progress, began: float) -> Fit:
+    """The state before the first meta-step, with a course that fits into the time limit."""
+    with progress.timed("compiling the meta-step"):
+        trial, _ = fitting.advance(fitting.start(config.seed), 1)
+    if config.seconds is None:
+        return fitting.start(config.seed)
+    steps = 5
+    before = time.monotonic()
+    jax.block_until_ready(fitting.advance(trial, steps)[0])
+    each = (time.monotonic() - before) / steps
+    left = config.seconds - (time.monotonic() - began)
+    fit = fitting.limited(fitting.start(config.seed), int(RESERVE * left / each))
+    if fitting.total(fit) < fitting.schedule.iterations:
+        progress.say(
+            f"{fitting.total(fit):,} meta-steps of {1000 * each:.0f} ms fit into {config.time_limit} "
+            f"(of {fitting.schedule.iterations:,})"
+        )
+    return fit
+
+
+def training_line(info: StepInfo) -> str:
+    """Loss, accuracy and validation loss, as they are shown while training."""
+    metrics = info.metrics
+    parts = [
+        f"loss {metrics['loss_after']:.3f}",
+        f"accuracy {100 * metrics['accuracy_after']:.1f} %" if "accuracy_after" in metrics else "",
+        f"held out {info.validation:.3f}" if info.validation == info.validation else "",
+    ]
+    return "  ".join(part for part in parts if part)

@@ -1,0 +1,161 @@
+"""The engine drives any workload: a kind of run in one file trains, is killed, resumes, evaluates, reports, exports."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from innerloop.errors import InnerloopError
+from innerloop.runs import engine, rundir
+from runs import toy
+
+KINDS = {"toy": toy.WORKLOAD}
+
+
+def start(directory, iterations):
+    command = [sys.executable, "-m", "runs.toy", str(directory), str(iterations)]
+    path = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def final_state(directory, step):
+    return (directory / "checkpoints" / f"step-{step:09d}" / "state.safetensors").read_bytes()
+
+
+def wait_for_records(process, directory, count):
+    path = directory / "metrics.jsonl"
+    while process.poll() is None and (not path.exists() or path.read_text().count("\n") < count):
+        time.sleep(0.005)
+
+
+def test_it_trains_evaluates_reports_exports_and_is_not_trained_again(tmp_path, capsys):
+    config = toy.Config(run_dir=str(tmp_path / "run"))
+    assert engine.train(toy.WORKLOAD, config) == 0
+    said = capsys.readouterr().out
+    assert "step 40/40" in said
+    assert "note: 40 records" in said
+    run = rundir.existing(tmp_path / "run", KINDS)
+    assert run.result()["error"]["mean"] > 0
+    assert "What was learned" in run.report.read_text()
+    assert float((run.model / "weight.txt").read_text()) == pytest.approx(3, abs=1)
+    before = final_state(run.path, 40)
+    assert engine.train(toy.WORKLOAD, config) == 0
+    assert "continuing after meta-step 40" in capsys.readouterr().out
+    assert final_state(run.path, 40) == before
+    engine.export(run, tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "weight.txt").read_text() == (run.model / "weight.txt").read_text()
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
+    reference = start(tmp_path / "reference", 400)
+    reference.communicate()
+    assert reference.returncode == 0
+    moments = random.Random(0)
+    for count in (1, 60, 200):
+        process = start(tmp_path / "run", 400)
+        wait_for_records(process, tmp_path / "run", count)
+        time.sleep(moments.random() * 0.05)
+        process.kill()
+        process.communicate()
+    last = start(tmp_path / "run", 400)
+    last.communicate()
+    assert last.returncode == 0
+    assert final_state(tmp_path / "run", 400) == final_state(tmp_path / "reference", 400)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    process = start(tmp_path / "run", 100_000)
+    wait_for_records(process, tmp_path / "run", 3)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped and saved; continue with: innerloop resume" in said
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_other_settings_and_other_kinds_are_refused(tmp_path):
+    config = toy.Config(run_dir=str(tmp_path / "run"))
+    assert engine.train(toy.WORKLOAD, config, report=False) == 0
+    with pytest.raises(InnerloopError, match=r"was started with --rate 0.1 \(now 0.2\)"):
+        engine.train(toy.WORKLOAD, replace(config, rate=0.2))
+
+    class Other(toy.Toy):
+        name = "other"
+
+    with pytest.raises(InnerloopError, match="is a run of the kind 'toy', not other; choose another --run-dir"):
+        engine.train(Other(), config)
+
+
+def test_divergence_names_the_rate_and_keeps_what_was_saved(tmp_path):
+    config = toy.Config(run_dir=str(tmp_path / "run"), rate=1e30)
+    with pytest.raises(InnerloopError, match=r"Training diverged: loss is inf at step 1 with --rate 1e\+30"):
+        engine.train(toy.WORKLOAD, config)
+
+
+@pytest.mark.parametrize("name", ["config.json", "evaluation.json", "environment.json", "costs.json"])
+def test_a_flipped_bit_in_any_file_is_noticed(tmp_path, name):
+    config = toy.Config(run_dir=str(tmp_path / "run"))
+    assert engine.train(toy.WORKLOAD, config) == 0
+    file = tmp_path / "run" / name
+    content = file.read_bytes()
+    readers = {"evaluation.json": "result", "environment.json": "environment", "costs.json": "costs"}
+    for place in random.Random(0).sample(range(len(content)), 60):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        file.write_bytes(bytes(damaged))
+        try:
+            run = rundir.existing(tmp_path / "run", KINDS)
+            read = getattr(run, readers[name])() if name in readers else None
+        except InnerloopError:
+            continue
+        assert not read, "a damaged file was taken for a whole one"
+        assert name != "config.json", "a damaged configuration was taken for a whole one"
+
+
+def test_a_damaged_line_of_metrics_is_left_out_and_told(tmp_path, capsys):
+    config = toy.Config(run_dir=str(tmp_path / "run"))
+    assert engine.train(toy.WORKLOAD, config, report=False) == 0
+    run = rundir.existing(tmp_path / "run", KINDS)
+    lines = run.metrics.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b"loss", b"lass")
+    run.metrics.write_bytes(b"".join(lines))
+    assert [record["step"] for record in run.records()] == [1, 2, 3, *range(5, 41)]
+    assert engine.train(toy.WORKLOAD, config, report=False) == 0
+    assert "1 damaged lines" in capsys.readouterr().out
+
+
+def test_an_older_run_directory_is_refused_in_a_sentence(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"recipe": "demo", "seed": 0}')
+    with pytest.raises(InnerloopError, match=r"before 0\.2 wrote it"):
+        rundir.existing(folder, KINDS)
+
+
+def test_rotation_counts_only_whole_checkpoints_and_keeps_the_newest(tmp_path):
+    directory = tmp_path / "run"
+    config = toy.Config(run_dir=str(directory), iterations=10)
+    assert engine.train(toy.WORKLOAD, config, report=False) == 0
+    checkpoints = directory / "checkpoints"
+    for stray in ("step-old", "step-999 (copy)", "step-000000040.bak"):
+        (checkpoints / stray).mkdir()
+    state = checkpoints / "step-000000010" / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(bytes(content))
+    log = replace(config.log, keep=1)
+    assert engine.train(toy.WORKLOAD, replace(config, log=log), report=False) == 0
+    from innerloop.runs import checkpoint
+
+    run = rundir.existing(directory, KINDS)
+    session = toy.Session(config, None)
+    newest = checkpoint.read_newest(run.checkpoints, session.init(), session.settings, print)
+    assert int(newest.step) == 10
+    assert all((checkpoints / stray).exists() for stray in ("step-old", "step-999 (copy)", "step-000000040.bak"))

@@ -1,0 +1,124 @@
+"""From a table of one's own to predictions on a new task, by the program."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from innerloop.cli import main as cli
+from innerloop.runs.rundir import existing
+from innerloop.tabular import artifact as model
+from innerloop.workloads import registered
+from workloads.tabular import sheets
+
+
+def test_training_leaves_a_run_with_scores_beside_baselines_a_report_and_a_model(shops, capsys):
+    result = json.loads((shops / "run" / "evaluation.json").read_text())
+    methods = [each["method"] for each in result["tables"]["rows"]]
+    assert methods == ["innerloop", "random forest", "nearest neighbours", "linear"]
+    assert (shops / "run" / "report.html").read_text().count("<svg") >= 2
+    card = (shops / "run" / "model" / "README.md").read_text()
+    assert "train: 8 tasks, 160 rows" in card
+    assert "`price` (numbers, 1)" in card
+    assert cli.run(["train", "shops.csv", "--run-dir=run", *sheets.TRAIN]) == 0  # nothing is left to do
+    said = capsys.readouterr().out
+    assert "continuing after meta-step 24" in said
+    assert "classes: no, yes, the same in all tasks" in said
+    assert cli.run(["config", "run"]) == 0
+    assert existing(shops / "run", registered()).config.target == "bought"
+
+
+def test_adaptation_gives_a_row_of_probabilities_for_each_query(shops, capsys):
+    new = sheets.rows(tasks=1, each=40, seed=7)
+    sheets.write(shops / "support.csv", new[:16])
+    sheets.write(shops / "query.csv", [[*row[1:4], row[4]] for row in new[16:]], [*sheets.HEAD[1:4], "id"])
+    sheets.write(shops / "labelled.csv", new[16:])
+    assert cli.run(["adapt", "run", "--support=support.csv", "--query=query.csv", "--out=out.csv"]) == 0
+    with (shops / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["row", "id", "prediction", "probability_no", "probability_yes"]
+    assert [row["id"] for row in rows] == [row[4] for row in new[16:]]
+    chances = np.array([[float(row["probability_no"]), float(row["probability_yes"])] for row in rows])
+    np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
+    assert "not used" not in capsys.readouterr().out
+    assert cli.run(["adapt", "run", "--support=support.csv", "--query=labelled.csv", "--out=again.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "it is not used for the predictions" in said
+    assert "accuracy" in said
+    with (shops / "again.csv").open() as file:
+        assert [row["prediction"] for row in csv.DictReader(file)] == [row["prediction"] for row in rows]
+
+
+def test_a_class_that_training_never_saw_is_predicted_and_told(shops, capsys):
+    new = sheets.rows(tasks=1, each=30, seed=3)
+    for row in new:
+        row[5] = "maybe" if row[1] > 0.5 else row[5]
+    sheets.write(shops / "support.csv", new[:20])
+    assert cli.run(["adapt", "run", "--support=support.csv", "--query=support.csv"]) == 0
+    assert "maybe: not seen in training" in capsys.readouterr().out
+    assert "probability_maybe" in (shops / "predictions.csv").read_text().splitlines()[0]
+
+
+def test_a_model_loads_elsewhere_to_the_same_bits_and_is_refused_when_damaged(shops, tmp_path):
+    learned = model.load(shops / "run" / "model")
+    model.save(learned, tmp_path / "copy")
+    again = model.load(tmp_path / "copy")
+    random = np.random.default_rng(0)
+    columns = {"size": random.normal(size=9), "price": random.normal(size=9), "colour": np.array(["red"] * 9, object)}
+    target = np.array(["yes", "no", "no"] * 3, object)
+    one, other = (model.adapt(each, columns, target).probabilities(columns) for each in (learned, again))
+    np.testing.assert_array_equal(one, other)
+
+    weights = tmp_path / "copy" / model.WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        model.load(tmp_path / "copy")
+    (tmp_path / "copy" / model.CONFIG).write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="has the format 99"):
+        model.load(tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_a_regression_predicts_with_a_spread(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sheets.write(tmp_path / "shops.csv", sheets.rows())
+    regression = [each for each in sheets.TRAIN if "bought" not in each]
+    assert cli.run(["train", "shops.csv", "--target=paid", "--time-limit=60s", "--run-dir=run", *regression]) == 0
+    assert "regression: paid has" in capsys.readouterr().out
+    new = sheets.rows(tasks=1, each=40, seed=7)
+    sheets.write(tmp_path / "support.csv", new[:16])
+    sheets.write(tmp_path / "query.csv", new[16:])
+    assert cli.run(["adapt", "run", "--support=support.csv", "--query=query.csv"]) == 0
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    predicted = np.array([float(row["prediction"]) for row in rows])
+    assert np.corrcoef(predicted, [row[6] for row in new[16:]])[0, 1] > 0.6
+    assert min(float(row["spread"]) for row in rows) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nested", [False, True])
+def test_folders_of_images_are_learned_from_and_adapted_to(tmp_path, monkeypatch, nested):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for c in range(24):
+        folder = tmp_path / "images" / (f"alphabet{c // 4}" if nested else "") / f"class{c}"
+        folder.mkdir(parents=True)
+        pattern = random.integers(0, 255, (8, 8))
+        for i in range(8):
+            noisy = np.clip(pattern + random.normal(0, 20, (8, 8)), 0, 255).astype(np.uint8)
+            image.fromarray(noisy).save(folder / f"{i}.png")
+    settings = ["--ways=3", "--training.iterations=10", "--training.meta-batch=2", "--learner.widths", "4", "4"]
+    if nested:
+        settings += ["--seed=1"]
+    assert cli.run(["train", "images", "--run-dir=run", "--supports", "2", *settings]) == 0
+    for name in ("a", "b", "c"):
+        (tmp_path / "support" / name).mkdir(parents=True)
+        image.fromarray(random.integers(0, 255, (8, 8)).astype(np.uint8)).save(tmp_path / "support" / name / "x.png")
+    assert cli.run(["adapt", "run", "--support=support", "--query=support"]) == 0
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[1:3] for line in lines[1:]] == [["a/x.png", "a"], ["b/x.png", "b"], ["c/x.png", "c"]]

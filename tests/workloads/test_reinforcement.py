@@ -1,0 +1,140 @@
+"""Experiments in reinforcement learning through the program: trained, interrupted, resumed, evaluated, reported."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from innerloop.cli import main as cli
+from innerloop.runs import codec, loop
+from innerloop.workloads.reinforcement import recipes, scoring
+from innerloop.workloads.reinforcement.build import build
+
+TINY = [
+    *("--outer.iterations=3", "--outer.meta-batch=2", "--sampling.episodes=2", "--policy.widths", "4"),
+    *("--evaluation.steps=100", "--evaluation.baseline-iterations=1", "--evaluation.updates=2"),
+    "--log.checkpoint-seconds=0",
+]
+RECIPES = list(recipes.RECIPES)
+
+
+def state_of(directory):
+    (path,) = directory.glob("checkpoints/step-000000003/state.safetensors")
+    return path.read_bytes()
+
+
+def film_of(directory):
+    return (directory / "report.html").read_text().split("data:image/gif;base64,")[1].split('"')[0]
+
+
+def records(directory):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "tasks_per_second", "crc32")}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("navigation") / "run"
+    assert cli.run(["train", "rl-navigation-2d", f"--run-dir={directory}", *TINY]) == 0
+    return directory
+
+
+def test_a_finished_run_holds_what_it_should(finished):
+    result = json.loads((finished / "evaluation.json").read_text())
+    (table,) = result["tables"]
+    assert [row["method"] for row in table["rows"]] == ["maml", "random", "pre-trained", "oracle"]
+    assert [len(row["metrics"]["return"]["mean"]) for row in table["rows"]] == [3, 3, 3, 1]
+    assert np.shape(table["rows"][0]["per_task"]) == (40, 3)
+    assert [each["step"] for each in records(finished)] == [1, 2, 3]
+    assert {"return_0", "return_1", "kl", "accepted", "broken", "episodes"} <= records(finished)[0].keys()
+    report = (finished / "report.html").read_text()
+    assert report.count("<svg") == 4
+    assert "Trajectories" in report
+    assert "-11.68 ± 2.19" not in report  # published with 40 episodes, not with one
+
+
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(finished, tmp_path, monkeypatch, capsys):
+    class Raised(loop.Flag):
+        raised = True
+
+    class AtOnce:
+        def __enter__(self):
+            return Raised()
+
+        def __exit__(self, *_):
+            pass
+
+    arguments = ["train", "rl-navigation-2d", f"--run-dir={tmp_path}/run", *TINY]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "interruptions", lambda after: AtOnce())
+        assert cli.run(arguments) == 130
+    assert "stopped and saved; continue with: innerloop resume" in capsys.readouterr().out
+    assert cli.run(["resume", f"{tmp_path}/run", "--evaluation.no-baselines"]) == 2
+    assert "was started with --evaluation.baselines True" in capsys.readouterr().err
+    assert cli.run(arguments) == 0
+    assert "continuing after iteration 1" in capsys.readouterr().out
+    assert state_of(tmp_path / "run") == state_of(finished)
+    assert records(tmp_path / "run") == records(finished)
+
+
+@pytest.mark.slow
+def test_a_robot_is_trained_and_shown(tmp_path, capsys):
+    pytest.importorskip("mujoco")
+    small = [*TINY, "--outer.iterations=1", "--sampling.episodes=1", "--evaluation.updates=1", "--evaluation.steps=200"]
+    run = tmp_path / "run"
+    assert cli.run(["train", "rl-ant-direction", f"--run-dir={run}", *small, "--evaluation.no-baselines"]) == 0
+    assert 0 < records(run)[0]["simulator_share"] < 1
+    film = film_of(run)
+    assert len(film) > 1000
+    assert cli.run(["report", str(run)]) == 0
+    assert film_of(run) == film
+
+
+def test_the_value_network_of_the_oracle_sees_the_task():
+    config = recipes.configure("rl-navigation-2d")
+    config = replace(
+        config,
+        policy=replace(config.policy, widths=(4,)),
+        advantages=replace(config.advantages, baseline="network"),
+        evaluation=replace(config.evaluation, baseline_iterations=1),
+    )
+    experiment = build(config)
+    seeing, params = scoring.baseline(experiment, oracle=True)
+    assert seeing.env.observation_size == experiment.env.observation_size + 2
+    assert params["mean"]["dense1"]["kernel"].shape == (4, 4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name, capsys):
+    config = recipes.configure(name)
+    codec.require_bounds(config)
+    assert codec.decoded(type(config), json.loads(json.dumps(codec.encoded(config)))) == config
+    assert cli.run(["config", name]) == 0
+    assert json.loads(capsys.readouterr().out)["environment"] == config.environment
+
+
+MISTAKES = {
+    "--inner.steps=0": "--inner.steps is 0; it must be at least 1",
+    "--advantages.discount=1.5": "--advantages.discount is 1.5; it must be between 0 and 1",
+    "--outer.bound=0": "--outer.bound is 0.0; it must be a positive number",
+    "--outer.epochs=3": "--outer.epochs has no effect with --outer.update trust-region; leave it out, or choose ppo",
+    "--layout.loop=scanned": "--layout.loop has no effect in reinforcement learning",
+    "--layout.chunk=21": "chunk",
+    "--algorithm=reptile": "reptile",
+    "--sampling.episodes=0": "--sampling.episodes is 0; it must be at least 1",
+    "--inner.estimater=lvc": "There is no field --inner.estimater; did you mean '--inner.estimator'?",
+}
+
+
+@pytest.mark.parametrize("argument", MISTAKES)
+def test_mistakes(argument, tmp_path, capsys):
+    assert cli.run(["train", "rl-navigation-2d", f"--run-dir={tmp_path}/run", argument]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("innerloop: ")
+    assert MISTAKES[argument] in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
