@@ -55,11 +55,12 @@ def test_the_notebook_runs_on_a_small_subset(tmp_path, monkeypatch, capsys):
 def test_the_encoder_computes_the_same_in_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from innerloop import TabularMetaLearner
-    from innerloop.tabular import artifact, encoder
+    from innerloop.tabular import artifact as model
+    from innerloop.tabular import encoder
     from learners import untrained
 
     learned = untrained()
-    artifact.save(learned, tmp_path / "runs" / "tutorial" / "model")
+    model.save(learned, tmp_path / "runs" / "tutorial" / "model")
     monkeypatch.chdir(tmp_path)
     first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), flags=re.S)
     names: dict[str, object] = {}

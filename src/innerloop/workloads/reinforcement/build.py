@@ -155,6 +155,13 @@ def outer_update(config: Config) -> rl.OuterUpdate:
     """The configured outer update."""
     outer = config.outer
     if outer.update == "trust-region":
-        return rl.TrustRegion(outer.bound, damping=outer.damping, iterations=outer.cg_iterations)
+        return rl.TrustRegion(
+            outer.bound,
+            damping=outer.damping,
+            iterations=outer.cg_iterations,
+            divergence=outer.divergence,
+            cap=outer.cap,
+            curvature_tasks=outer.curvature_tasks,
+        )
     optimizer = optax.adam(outer.learning_rate)
     return rl.ppo(optimizer, epochs=outer.epochs, clip=outer.clip) if outer.update == "ppo" else rl.Descent(optimizer)

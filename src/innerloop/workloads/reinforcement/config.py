@@ -66,6 +66,12 @@ class Outer:
     """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
     bound: Positive = 0.01
     """trust-region: the largest mean divergence of an update, in nats"""
+    divergence: Literal["adapted", "initial"] = "adapted"
+    """trust-region: whose divergence is bounded, the adapted policies' or that of the policy before adaptation"""
+    cap: NotNegative = 0.0
+    """trust-region: the largest mean divergence of the other of the two, in nats; 0: any"""
+    curvature_tasks: Whole = 0
+    """trust-region: tasks that the curvature is computed from; gradient and line search are over all; 0: all"""
     cg_iterations: Count = 10
     """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
     damping: NotNegative = 1e-5
@@ -136,6 +142,9 @@ class Config:
 
 
 WITHOUT_EFFECT = {
+    "outer.divergence": ("trust-region",),
+    "outer.cap": ("trust-region",),
+    "outer.curvature_tasks": ("trust-region",),
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),
     "outer.clip": ("ppo",),
@@ -152,6 +161,16 @@ def check(config: Config) -> None:
     require_bounds(config)
     if not config.policy.widths or min(config.policy.widths) < 1:
         raise InnerloopError(f"--policy.widths is {config.policy.widths}; give at least one width, each at least 1.")
+    if config.outer.curvature_tasks > config.outer.meta_batch:
+        raise InnerloopError(
+            f"--outer.curvature-tasks is {config.outer.curvature_tasks}, but an iteration has only "
+            f"--outer.meta-batch {config.outer.meta_batch} tasks; give no more, or 0 for all."
+        )
+    if config.algorithm == "meta-sgd" and config.outer.divergence == "initial":
+        raise InnerloopError(
+            "--outer.divergence initial has no curvature for the step sizes that meta-sgd learns; use "
+            "--outer.divergence adapted."
+        )
     _require_effect(config)
 
 
