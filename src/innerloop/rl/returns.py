@@ -186,9 +186,9 @@ def linear_features(ridge: float = 1e-5) -> Baseline:
     $$ \phi(s, t) = \bigl(\bar s,\ \bar s^2,\ \tau,\ \tau^2,\ \tau^3,\ 1\bigr), \qquad
        \bar s = \operatorname{clip}(s, -10, 10),\quad \tau = t / 100 , $$
 
-    fitted by $\min_w \lVert \Phi w - G\rVert^2 + \text{ridge}\,\lVert w\rVert^2$. It is solved through the normal equations
-    in double precision, whatever JAX is set to. An orthogonal transformation would be as accurate in single precision,
-    but for the 254 features of Ant it takes 3 times as long on a CPU.
+    fitted by $\min_w \lVert \Phi w - G\rVert^2 + \text{ridge}\,\lVert w\rVert^2$. It is solved through the normal
+    equations in double precision, whatever JAX is set to. An orthogonal transformation would be as accurate in single
+    precision, but for the 254 features of Ant it takes 3 times as long on a CPU.
 
     Args:
         ridge: positive.
