@@ -4,7 +4,7 @@ Every ```python block of a page runs in order in one namespace and an empty dire
 is what it prints. Hidden comments, a line each, say what a test does otherwise:
 
     <!-- test: skip REASON -->                       the next block is not run
-    <!-- test: replace 10_000 with 20 -->            in the next block, or in the whole page if it stands above its title
+    <!-- test: replace 10_000 with 20 -->            in the next block, or in the whole page if above its title
     <!-- test: first innerloop train demo ... -->    this command runs before the next block
     <!-- test: output varies -->                     what the next block prints is not compared
 """
