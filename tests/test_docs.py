@@ -34,7 +34,7 @@ FENCE = re.compile(r"(?:<!-- test: (?P<note>.*?) -->|^```(?P<kind>\w+)\n(?P<body
 
 
 class Block(NamedTuple):
-    """A block of Python: the line that it begins in, the commands before it, and what it prints, if that is compared."""
+    """A block of Python: the line that it begins in, the commands before it, and what it prints, if compared."""
 
     code: str
     line: int
