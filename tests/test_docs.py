@@ -109,9 +109,12 @@ def test_what_prints_shows_what_comes_out() -> None:
     silent = []
     for name, page in PYTHON.items():
         text = page.read_text()
-        for match in re.finditer(r"^```python\n(.*?)^```\n(\n```text)?", text, flags=re.M | re.S):
-            if re.search(r"^print\(", match[1], flags=re.M) and match[2] is None and name != "README.md":
-                silent.append(f"{name}, line {text.count(chr(10), 0, match.start()) + 1}")
+        blocks = re.finditer(r"^```python\n(.*?)^```\n(\n```text)?", text, flags=re.M | re.S)
+        silent += [
+            f"{name}, line {text.count(chr(10), 0, block.start()) + 1}"
+            for block in blocks
+            if re.search(r"^print\(", block[1], flags=re.M) and block[2] is None and name != "README.md"
+        ]
     assert not silent
 
 
