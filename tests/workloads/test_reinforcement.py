@@ -12,7 +12,14 @@ from innerloop.workloads.reinforcement import recipes, scoring
 from innerloop.workloads.reinforcement.build import build
 
 TINY = [
-    *("--outer.iterations=3", "--outer.meta-batch=2", "--sampling.episodes=2", "--policy.widths", "4"),
+    *(
+        "--outer.iterations=3",
+        "--outer.meta-batch=2",
+        "--outer.curvature-tasks=0",
+        "--sampling.episodes=2",
+        "--policy.widths",
+        "4",
+    ),
     *("--evaluation.steps=100", "--evaluation.baseline-iterations=1", "--evaluation.updates=2"),
     "--log.checkpoint-seconds=0",
 ]
