@@ -88,8 +88,10 @@ def call(name: str, row: Algorithm) -> list[str]:
     sizes = {"context": ", context=5", "prototypes": ", features=64, ways=5"}.get(row.network, "")
     iterations = ", iterations=10_000" if row.needs_iterations else ""
     settings = "inner_rate=0.01, steps=5, optimizer=optax.adam(1e-3), meta_batch=25"
+    arguments = f"model, criterion, {settings}{iterations}{sizes}"
+    one_line = f'learner = il.algorithm("{name}")({arguments})'
     return [
-        f'learner = il.algorithm("{name}")(model, criterion, {settings}{iterations}{sizes})',
+        *([one_line] if len(one_line) <= 120 else [f'learner = il.algorithm("{name}")(', f"    {arguments}", ")"]),
         "state, metrics = il.repeat(learner.update)(learner.init(key), tasks, 1_000)",
     ]
 

@@ -46,6 +46,9 @@ DESCRIPTIONS = {
     "imaml": episodes.Description(
         NetworkDescription("mlp", (1,), 1, (8,)), "regression", "imaml", 0.05, 4, 4, regularisation=2.0
     ),
+    "unicorn-maml": episodes.Description(
+        NetworkDescription("convnet", (12, 12, 1), 3, (4, 4)), "classification", "unicorn-maml", ways=3, image=IMAGE
+    ),
     "running": episodes.Description(
         NetworkDescription("convnet", (12, 12, 1), 3, (4, 4), normalised=True, running=True),
         "classification",
@@ -57,9 +60,7 @@ DESCRIPTIONS = {
 
 
 def learned(description):
-    model, _, rule, _ = episodes.rebuilt(description)
-    params = model.init(jax.random.key(3))
-    return Meta(params, rule.init(params))
+    return episodes.rebuilt(description).init(jax.random.key(3)).meta
 
 
 def support(description, seed=0):

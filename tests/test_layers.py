@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PROGRAM = "innerloop.cli.main"
 JAX = ("jax", "jaxlib", "jaxtyping", "optax")
 FIRST = {
+    "innerloop.runs.engine": "the loop, after Workload.open, which has loaded JAX",
     "innerloop.runs.machine": "sets JAX up: devices, precision, the clock of compilation",
     "innerloop.cli.main:_algorithms": "a verb without a run",
     "innerloop.cli.main:_doctor": "a verb without a run",

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from innerloop import artifacts, models
 from innerloop.artifacts import CONFIG, WEIGHTS, Artifact
-from innerloop.core import algorithms, losses, rules
-from innerloop.core.adapt import adapt
-from innerloop.core.adjoints import Adjoint, FirstOrder, Implicit
+from innerloop.core import algorithms, losses
+from innerloop.core.adjoints import Implicit
+from innerloop.core.algorithms import MetaLearner
 from innerloop.errors import InnerloopError
-from innerloop.models import Model, NetworkDescription
+from innerloop.models import NetworkDescription
 from innerloop.pictures import ImageFormat, images_below
-from innerloop.types import Examples, InnerRule, Loss, Meta, Params
+from innerloop.types import Examples, Meta, Params
 
 KIND = "episodes"
 BLOCK = 256
@@ -84,7 +84,7 @@ class EpisodesModel:
 
     def __init__(self, description: Description, meta: Meta):
         self.description, self.meta = description, meta
-        self.model, self.loss, self.rule, self.adjoint = rebuilt(description)
+        self.learner = rebuilt(description)
         self._adapt = jax.jit(self._adapted, static_argnames="steps")
         self._outputs = jax.jit(self._apply)
 
@@ -183,16 +183,16 @@ class EpisodesModel:
 
     def _adapted(self, meta: Meta, support: Examples, *, steps: int) -> tuple[Params, jax.Array]:
         key = jax.random.key(0)
-        found = adapt(self.loss, meta, support, key, rule=self.rule, steps=steps, adjoint=self.adjoint)
-        return found.params, jnp.append(found.losses, self.loss(found.params, support, key)[0])
+        found = self.learner.adapt(meta, support, key, steps=steps)
+        return found.params, jnp.append(found.losses, self.learner.loss(found.params, support, key)[0])
 
     def _apply(self, params: Params, x: jax.Array, reference: jax.Array | None) -> jax.Array:
-        moments = None
-        if self.model.running is not None and reference is not None:
-            moments = self.model.running(params)
-        elif self.model.moments is not None and reference is not None:
-            moments = self.model.moments(params, reference, None)
-        return self.model.apply(params, x, moments=moments)
+        moments, model = None, self.learner.model
+        if model.running is not None and reference is not None:
+            moments = model.running(params)
+        elif model.moments is not None and reference is not None:
+            moments = model.moments(params, reference, None)
+        return model.apply(params, x, moments=moments)
 
 
 class AdaptedModel:
@@ -254,28 +254,25 @@ class AdaptedModel:
         return np.concatenate(parts)
 
 
-def rebuilt(description: Description) -> tuple[Model, Loss, InnerRule, Adjoint]:
-    """The network with what the algorithm asks of it, the inner loss, the inner rule, and what runs the inner loop."""
-    row, network = algorithms.algorithm(description.algorithm), models.from_description(description.network)
-    per_step = row.network == "per-step" and description.network.normalised
-    prototypes = row.network == "prototypes" and description.features > 0
-    model = network
-    if row.network == "context":
-        model = models.with_context(network, description.context)
-    elif prototypes:
-        model = models.prototypical(network, description.features, description.ways)
-    elif per_step:
-        model = models.per_step(network, description.steps)
-    criterion = losses.squared_error if description.task == "regression" else losses.cross_entropy
-    statistics = "support" if description.normalisation == "support" else "batch"
-    loss = losses.supervised(model, losses.to_prototype if prototypes else criterion, statistics)
-    rule = row.rule(description.inner_rate, min(description.steps, 1) if prototypes else description.steps)
-    if description.network.normalised:
-        rule = rules.masked(rule, partial(_adapted_leaf, description.adapt_normalisation))
-    if per_step:
-        rule = rules.counting(rule)
-    implicit = isinstance(row.adjoint, Implicit)
-    return model, loss, rule, Implicit(description.regularisation) if implicit else FirstOrder()
+def rebuilt(description: Description) -> MetaLearner:
+    """The algorithm on the network; its outer half, which nothing here uses, has settings that stand for any."""
+    row = algorithms.algorithm(description.algorithm)
+    if isinstance(row.adjoint, Implicit):
+        row = row._replace(adjoint=Implicit(description.regularisation))
+    return row(
+        models.from_description(description.network),
+        losses.squared_error if description.task == "regression" else losses.cross_entropy,
+        inner_rate=description.inner_rate,
+        steps=description.steps,
+        optimizer=optax.identity(),
+        meta_batch=1,
+        iterations=1,
+        statistics="support" if description.normalisation == "support" else "batch",
+        adapt_normalisation=description.adapt_normalisation,
+        context=description.context or None,
+        features=description.features or None,
+        ways=description.ways if description.features else None,
+    )
 
 
 def save(folder: Path, description: Description, meta: Meta) -> None:
@@ -304,13 +301,7 @@ def from_artifact(stored: Artifact) -> EpisodesModel:
             raise InnerloopError(
                 f"{stored.folder} was trained in float64; call jax.config.update('jax_enable_x64', True) before."
             )
-        model, _, rule, _ = rebuilt(description)
-
-        def initial() -> Meta:
-            params = model.init(jax.random.key(0))
-            return Meta(params, rule.init(params))
-
-        template = jax.eval_shape(initial)
+        template = jax.eval_shape(lambda: rebuilt(description).init(jax.random.key(0)).meta)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InnerloopError):
             raise
@@ -357,9 +348,3 @@ def card(description: Description) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _adapted_leaf(adapt_normalisation: bool, path: str, leaf: Any) -> bool:
-    """Whether the inner loop adapts a leaf: no running averages, and scale and shift only if asked for."""
-    parts = path.split("/")
-    return parts[0] != "running" and (adapt_normalisation or parts[-1] not in ("scale", "shift"))

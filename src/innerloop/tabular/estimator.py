@@ -10,7 +10,7 @@ import numpy as np
 from innerloop.errors import InnerloopError
 from innerloop.tabular import artifact as model
 from innerloop.tabular.artifact import MEMBERS, AdaptedTask, TrainedLearner
-from innerloop.tabular.columns import as_target, columns_of, label_text
+from innerloop.tabular.columns import Kind, as_target, columns_of, label_text
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Feature, Preparation
 from innerloop.tabular.learner import initial, started_from
@@ -94,13 +94,7 @@ class TabularMetaLearner:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
         rows, reason = rows_of_tasks(tasks, self.kind)
-        choices = Choices(
-            algorithm=self.algorithm,
-            preset=self.preset,
-            supports=self.supports,
-            seed=self.seed,
-            iterations=self.iterations,
-        )
+        choices = Choices(self.preset, self.algorithm, self.supports, iterations=self.iterations, seed=self.seed)
         names = len(rows.names)
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
@@ -205,18 +199,20 @@ class Adapted:
 class _FewShot(BaseEstimator):
     """What both estimators share. An instance is one task: `fit` adapts, in well under a second."""
 
-    def __init__(self, pretrained: "str | Path | TabularMetaLearner | None" = None):
+    def __init__(self, pretrained: Any = None):  # scikit-learn sets what it likes; `fit` looks at it
         self.pretrained = pretrained
 
-    def _learned(self, X: np.ndarray, kind: str) -> TrainedLearner:
-        if self.pretrained is None:
+    def _learned(self, X: np.ndarray, kind: Kind) -> TrainedLearner:
+        given = self.pretrained
+        if given is None:
             return cold(X, kind)
-        learner = (
-            self.pretrained
-            if isinstance(self.pretrained, TabularMetaLearner)
-            else TabularMetaLearner.load(self.pretrained)
-        )
-        learned = learner.trained()
+        if isinstance(given, str | Path):
+            given = TabularMetaLearner.load(given)
+        if not isinstance(given, TabularMetaLearner):
+            raise InnerloopError(
+                f"pretrained is {given!r}; it must be a TabularMetaLearner, the folder of one, or None."
+            )
+        learned = given.trained()
         if learned.design.kind != kind:
             raise InnerloopError(
                 f"pretrained is a learner of {learned.design.kind}; this estimator needs one of {kind}."
@@ -331,7 +327,7 @@ class FewShotRegressor(RegressorMixin, _FewShot):
         return self._task.targets(columns_of(X, self._task.learned.preparation.features))[0]
 
 
-def cold(X: np.ndarray, kind: str) -> TrainedLearner:
+def cold(X: np.ndarray, kind: Kind) -> TrainedLearner:
     """A learner without training: random features of scaled inputs, and a head by ridge regression.
 
     Args:
@@ -343,7 +339,7 @@ def cold(X: np.ndarray, kind: str) -> TrainedLearner:
     varies = any(len(np.unique(each[np.isfinite(each)])) > 1 for each in columns.values())
     fitted = Preparation.fit(columns) if varies else Preparation((constant,))
     widths = (COLD_WIDTH, COLD_WIDTH)
-    design = Design(kind=kind, widths=widths, start="ridge", steps=0)  # pyright: ignore[reportArgumentType]
+    design = Design(kind=kind, widths=widths, start="ridge", steps=0)
     meta = initial(design, fitted.sizes, 1 if kind == "regression" else 2, jax.random.key(0))
     weights = meta.params["encoder"]
     bias = jax.random.normal(jax.random.key(1), (COLD_WIDTH,))  # or what the network reads of one number is its sign

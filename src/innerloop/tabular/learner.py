@@ -70,7 +70,7 @@ def started_from(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Meta:
     weights = meta.params["encoder"]
     wanted = {f"{layer}/{name}": leaf for layer, leaves in weights.items() for name, leaf in leaves.items()}
     if set(arrays) != set(wanted):
-        odd = sorted(set(arrays) ^ set(wanted))
+        odd = [name for name in dict.fromkeys([*wanted, *arrays]) if (name in arrays) != (name in wanted)]
         raise InnerloopError(
             f"initial differs in {', '.join(odd[:5])} from the encoder, which has {', '.join(wanted)}."
         )

@@ -2,41 +2,29 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from innerloop import models, tasks
-from innerloop.core import algorithms, losses
-from innerloop.core.adjoints import Annealed, ConjugateGradient, Implicit, Truncated
+from innerloop import tasks
+from innerloop.core import losses
 from innerloop.core.algorithms import Algorithm, MetaLearner
 from innerloop.core.algorithms.learner import partitioned
 from innerloop.core.layout import Layout
-from innerloop.core.objectives import multi_step
 from innerloop.core.outer import Diagnostics, MetaState, MetaStep
 from innerloop.errors import InnerloopError
-from innerloop.models import Model, NetworkDescription
+from innerloop.models import Model
 from innerloop.runs.adjoint import as_laid_out
-from innerloop.runs.codec import flag
 from innerloop.tasks.images import require_episodes
 from innerloop.types import Adjoint, InnerRule, Loss, MetaLoss, TaskDistribution
-from innerloop.workloads.episodes.config import (
-    Config,
-    MiniImageNetTasks,
-    OmniglotTasks,
-    SinusoidTasks,
-    Variant,
-)
+from innerloop.workloads.episodes.config import Config, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
 from innerloop.workloads.episodes.data import miniimagenet, omniglot
 from innerloop.workloads.episodes.data.omniglot import Labelled, Part
-
-IMAGE_SHAPES = {
-    OmniglotTasks: (omniglot.SIDE, omniglot.SIDE, 1),
-    MiniImageNetTasks: (miniimagenet.SIDE, miniimagenet.SIDE, 3),
-}
+from innerloop.workloads.episodes.network import network
+from innerloop.workloads.episodes.row import require_fitting, sizes_of, varied
 
 
 class Data(NamedTuple):
@@ -220,81 +208,6 @@ def assemble(config: Config, data: Data) -> Experiment:
     return Experiment(config, row, learner, eval_losses, layout, data)
 
 
-def sizes_of(row: Algorithm, config: Config) -> dict[str, int]:
-    """The sizes of the parts that the algorithm asks of the network."""
-    if row.network == "context":
-        return {"context": config.variant.context}
-    if row.network == "prototypes" and not isinstance(config.tasks, SinusoidTasks):
-        return {"features": config.variant.features, "ways": config.tasks.ways}
-    return {}
-
-
-def varied(config: Config) -> Algorithm:
-    """The configured row of the table, with what the configuration sets of it.
-
-    Raises:
-        InnerloopError: for a setting that the algorithm has no use for.
-    """
-    row, variant = algorithms.algorithm(config.algorithm), config.variant
-    adjoint, default = row.adjoint, Variant()
-    used = {
-        "exact_steps": isinstance(adjoint, Truncated),
-        "context": row.network == "context",
-        "features": row.network == "prototypes",
-        "regularisation": isinstance(adjoint, Implicit),
-        "solver_steps": isinstance(adjoint, Implicit),
-        "tolerance": isinstance(adjoint, Implicit),
-        "radius": row.outer.radius > 0,
-        "first_order_until": isinstance(adjoint, Annealed),
-        "all_steps_until": row.objective.needs_progress,
-    }
-    for name, useful in used.items():
-        if not useful and getattr(variant, name) != getattr(default, name):
-            raise InnerloopError(
-                f"--variant.{flag(name)} has no effect with --algorithm {config.algorithm}; leave it out."
-            )
-    if isinstance(adjoint, Truncated):
-        adjoint = replace(adjoint, last=variant.exact_steps)
-    elif isinstance(adjoint, Annealed):
-        adjoint = replace(adjoint, anneal_fraction=variant.first_order_until)
-    elif isinstance(adjoint, Implicit):
-        adjoint = Implicit(variant.regularisation, ConjugateGradient(variant.solver_steps, variant.tolerance))
-    return row._replace(
-        adjoint=adjoint,
-        objective=multi_step(variant.all_steps_until) if row.objective.needs_progress else row.objective,
-        outer=row.outer._replace(radius=variant.radius if used["radius"] else 0.0),
-    )
-
-
-def require_fitting(config: Config) -> None:
-    """Refuse an algorithm that cannot work on these tasks or with this network.
-
-    Raises:
-        InnerloopError: naming the mend.
-    """
-    row, name, network = varied(config), config.algorithm, config.network
-    if row.network in ("prototypes", "shared-head") and config.kind == "regression":
-        raise InnerloopError(f"--algorithm {name} classifies, and these tasks are regression; leave it out.")
-    if row.network == "prototypes" and not config.inner.steps:
-        raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
-    if row.network == "context" and network.kind != "mlp":
-        raise InnerloopError(f"--algorithm {name} takes --network.kind mlp, whose input a context can join.")
-    if row.network != "any" and network.normalisation == "running":
-        raise InnerloopError(
-            f"--algorithm {name} does not take --network.normalisation running; use transductive or support."
-        )
-    if "bnps" in name.split("+") and network.normalisation == "none":
-        raise InnerloopError(
-            f"--algorithm {name} asks for normalisation with scale and shift of each step, but --network.normalisation "
-            "is none; choose support or transductive, or leave out +bnps."
-        )
-    if not row.adapts and config.kind == "classification":
-        raise InnerloopError(
-            f"--algorithm {name} is for regression: the labels of an episode mean nothing outside of it. For "
-            "classification every evaluation has pre-training on all classes as a baseline (--evaluation.baselines)."
-        )
-
-
 def load_data(config: Config, announce: Callable[[str], None]) -> Data:
     """The data of the configured tasks, read or fetched."""
     if isinstance(config.tasks, OmniglotTasks):
@@ -303,46 +216,6 @@ def load_data(config: Config, announce: Callable[[str], None]) -> Data:
     if isinstance(config.tasks, MiniImageNetTasks):
         return Data(miniimagenet.load(config.data_dir, announce))
     return Data(None)
-
-
-def network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> Model:
-    """The configured network.
-
-    Args:
-        config: the experiment.
-        outputs: number of outputs, if not that of the tasks.
-        more_inputs: number of inputs beside those of the tasks, of a multilayer perceptron.
-    """
-    return models.from_description(described_network(config, outputs, more_inputs))
-
-
-def described_network(config: Config, outputs: int | None = None, more_inputs: int = 0) -> NetworkDescription:
-    """The configured network as plain values, see `network`.
-
-    Raises:
-        InnerloopError: if the configuration gives none.
-    """
-    net, image = config.network, IMAGE_SHAPES.get(type(config.tasks))
-    if net.kind != "mlp" and image is None:
-        raise InnerloopError(f"--network.kind {net.kind} takes images; for these tasks use mlp.")
-    if net.kind == "resnet12" and net.normalisation == "none":
-        raise InnerloopError(
-            "--network.kind resnet12 does not train without normalisation; choose one with --network.normalisation."
-        )
-    return NetworkDescription(
-        kind=net.kind,
-        inputs=image or (1,),
-        outputs=outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways),
-        widths=net.widths,
-        downsample=net.downsample,
-        normalised=net.normalisation != "none",
-        scale=net.scale,
-        shift=net.shift,
-        running=net.normalisation == "running",
-        more_inputs=more_inputs,
-        precision=net.precision,
-        convolution="lax" if config.layout.convolution == "lax" else "patches",
-    )
 
 
 def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformation:

@@ -13,8 +13,9 @@ from innerloop.exported.episodes import Description
 from innerloop.pictures import ImageFormat, images_below
 from innerloop.runs import machine, predictions
 from innerloop.types import Meta
-from innerloop.workloads.episodes.build import IMAGE_SHAPES, Experiment, described_network
+from innerloop.workloads.episodes.build import Experiment
 from innerloop.workloads.episodes.config import Config, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.network import IMAGE_SHAPES, described_network
 
 MODEL_CHOICE = "choose a model of Omniglot or miniImageNet, or adapt it in Python: innerloop.load(folder)"
 

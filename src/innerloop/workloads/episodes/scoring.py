@@ -21,9 +21,10 @@ from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.types import Meta, Params, TaskDistribution
-from innerloop.workloads.episodes.build import Experiment, assemble, network, outer_optimizer
+from innerloop.workloads.episodes.build import Experiment, assemble, outer_optimizer
 from innerloop.workloads.episodes.config import Config, Variant
 from innerloop.workloads.episodes.config import Layout as LayoutSettings
+from innerloop.workloads.episodes.network import network
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Step sizes among which a baseline chooses by its score on validation tasks."""

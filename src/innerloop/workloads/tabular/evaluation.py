@@ -1,11 +1,9 @@
 """How well a learner adapts to tasks that it has not seen, beside models fitted on the same support sets alone."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -13,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.extras import require
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.tabular import learner
 from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
 from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
 from innerloop.tabular.rows import Rows, rows_of
+from innerloop.workloads.tabular.baselines import BASELINES, available_baselines, baseline_scores
 from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER, metrics_of
 from innerloop.workloads.tabular.training import Prepared
 
 Draw = Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
@@ -36,12 +34,10 @@ MOST_TASKS = 40
 """Test tasks that are evaluated, at most."""
 EPISODES = 200
 """Episodes that are drawn from test images."""
-BASELINES = ("random forest", "nearest neighbours", "linear")
 OURS = "innerloop"
 """What the learner itself is called among the methods."""
 SHARE = 0.95
 """What part of the time a stated interval covers the mean; results without it are of an older version."""
-LOWER_IS_BETTER = ("relative error",)
 
 
 def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Progress) -> Result:
@@ -159,7 +155,7 @@ def evaluate(
         InnerloopError: if no task is large enough for the smallest size.
     """
     methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
-    methods |= {name: partial(_baseline_scores, name, rows.regression) for name in baselines}
+    methods |= {name: partial(baseline_scores, name, rows.regression) for name in baselines}
     return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
 
 
@@ -173,7 +169,7 @@ def evaluate_baselines(
     progress: Progress | None = None,
 ) -> Result:
     """The same for models that are fitted on each support set alone."""
-    methods: dict[str, Method] = {name: partial(_baseline_scores, name, rows.regression) for name in BASELINES}
+    methods: dict[str, Method] = {name: partial(baseline_scores, name, rows.regression) for name in BASELINES}
     return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
 
 
@@ -283,55 +279,6 @@ def stratified(target: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np
     return random.permutation(support), query
 
 
-def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
-    r"""The area under the precision-recall curve, $\sum_i (R_i - R_{i-1}) P_i$ over thresholds, ties together.
-
-    Args:
-        positive: truth values, `[rows]`, at least one true.
-        scores: larger for positives, `[rows]`.
-
-    Example:
-        >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1])).__round__(4)
-        0.8333
-    """
-    order = np.argsort(-scores, kind="stable")
-    hits, ranked = np.cumsum(positive[order]), scores[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
-def metrics_of(target: np.ndarray, labels: Sequence[str], scores: np.ndarray) -> dict[str, float]:
-    """What is measured of predictions.
-
-    Args:
-        target: labels as texts, or real targets, `[rows]`.
-        labels: the classes; empty for regression.
-        scores: logits or probabilities `[rows, classes]`, or predicted targets `[rows]`.
-
-    Returns:
-        Two classes: the gain in area under the precision-recall curve over random scores (`delta-AUPRC`, for the last
-        class) and the accuracy. More: the accuracy. Regression: the root mean squared error in units of the targets'
-        standard deviation (1 is the best constant), and the correlation.
-    """
-    if not labels:
-        spread = float(np.std(target)) or 1.0
-        error = float(np.sqrt(np.mean((scores - target) ** 2))) / spread
-        constant = np.std(scores) == 0 or np.std(target) == 0
-        return {"relative error": error, "correlation": 0.0 if constant else float(np.corrcoef(scores, target)[0, 1])}
-    truth = np.array([labels.index(each) if each in labels else -1 for each in target.tolist()])
-    accuracy = {"accuracy": float(np.mean(np.argmax(scores, axis=1) == truth))}
-    if len(labels) > 2:
-        return accuracy
-    gain = average_precision(truth == 1, scores[:, 1] - scores[:, 0]) - float(np.mean(truth == 1))
-    return {"delta-AUPRC": gain, **accuracy}
-
-
-def available_baselines() -> tuple[str, ...]:
-    """The baselines that can be fitted: all, if scikit-learn is installed."""
-    return BASELINES if find_spec("sklearn") else ()
-
-
 def _adapted_scores(
     learned: TrainedLearner, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, list[float]]:
@@ -359,46 +306,6 @@ def _adapted_scores(
             for name, value in metrics_of(target[query], labels, chosen).items():
                 results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
     return {name: [float(np.mean(each)) for each in values] for name, values in results.items()}
-
-
-def _baseline_scores(
-    name: str, regression: bool, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> dict[str, list[float]]:
-    """The metrics of a model that is fitted on each support set alone, averaged over the draws."""
-    features = np.concatenate([np.log1p(x.counts.astype(np.float32)), x.numbers], axis=1)
-    results: dict[str, list[float]] = {}
-    for seed, (support, query) in enumerate(drawn):
-        model = baseline(name, regression, len(support), seed)
-        labels = () if regression else in_order(set(target[support].tolist()))
-        y = target[support] if regression else np.array([labels.index(each) for each in target[support]])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a linear model that has not converged is still a baseline
-            model.fit(features[support], y)
-            scores = model.predict(features[query]) if regression else model.predict_proba(features[query])
-        for metric, value in metrics_of(target[query], labels, np.asarray(scores, np.float64)).items():
-            results.setdefault(metric, []).append(value)
-    return {metric: [float(np.mean(values))] for metric, values in results.items()}
-
-
-def baseline(name: str, regression: bool, rows: int, seed: int) -> Any:
-    """A scikit-learn model of the name, untuned but for scaled features.
-
-    Args:
-        name: one of `BASELINES`.
-        regression: whether targets are real.
-        rows: of the support set.
-        seed: of the model's randomness.
-    """
-    if name == "random forest":
-        ensemble = require("sklearn.ensemble", "tabular", "A baseline")
-        kind = ensemble.RandomForestRegressor if regression else ensemble.RandomForestClassifier
-        return kind(n_estimators=100, random_state=seed)
-    if name == "nearest neighbours":
-        neighbours = require("sklearn.neighbors", "tabular", "A baseline")
-        kind = neighbours.KNeighborsRegressor if regression else neighbours.KNeighborsClassifier
-        return kind(n_neighbors=max(1, min(5, rows // 2)))
-    linear = require("sklearn.linear_model", "tabular", "A baseline")
-    return linear.Ridge() if regression else linear.LogisticRegression(max_iter=1000)
 
 
 def _enough(target: np.ndarray, size: int) -> bool:

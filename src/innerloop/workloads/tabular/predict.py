@@ -8,7 +8,7 @@ from innerloop.runs import predictions
 from innerloop.tabular import artifact
 from innerloop.text import listed
 from innerloop.workloads.tabular import inputs
-from innerloop.workloads.tabular.evaluation import metrics_of
+from innerloop.workloads.tabular.metrics import metrics_of
 
 
 def adapt(

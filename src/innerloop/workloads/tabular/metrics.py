@@ -1,0 +1,52 @@
+"""What is measured of predictions on a task."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LOWER_IS_BETTER = ("relative error",)
+"""The metrics of which a smaller value is a better one."""
+
+
+def metrics_of(target: np.ndarray, labels: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """What is measured of predictions.
+
+    Args:
+        target: labels as texts, or real targets, `[rows]`.
+        labels: the classes; empty for regression.
+        scores: logits or probabilities `[rows, classes]`, or predicted targets `[rows]`.
+
+    Returns:
+        Two classes: the gain in area under the precision-recall curve over random scores (`delta-AUPRC`, for the last
+        class) and the accuracy. More: the accuracy. Regression: the root mean squared error in units of the targets'
+        standard deviation (1 is the best constant), and the correlation.
+    """
+    if not labels:
+        spread = float(np.std(target)) or 1.0
+        error = float(np.sqrt(np.mean((scores - target) ** 2))) / spread
+        constant = np.std(scores) == 0 or np.std(target) == 0
+        return {"relative error": error, "correlation": 0.0 if constant else float(np.corrcoef(scores, target)[0, 1])}
+    truth = np.array([labels.index(each) if each in labels else -1 for each in target.tolist()])
+    accuracy = {"accuracy": float(np.mean(np.argmax(scores, axis=1) == truth))}
+    if len(labels) > 2:
+        return accuracy
+    gain = average_precision(truth == 1, scores[:, 1] - scores[:, 0]) - float(np.mean(truth == 1))
+    return {"delta-AUPRC": gain, **accuracy}
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    r"""The area under the precision-recall curve, $\sum_i (R_i - R_{i-1}) P_i$ over thresholds, ties together.
+
+    Args:
+        positive: truth values, `[rows]`, at least one true.
+        scores: larger for positives, `[rows]`.
+
+    Example:
+        >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1])).__round__(4)
+        0.8333
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits, ranked = np.cumsum(positive[order]), scores[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
