@@ -75,8 +75,6 @@ ROWS = (
     Row("rl-cheetah-velocity", 1, 0, ("--evaluation.baseline-iterations=1000",), "baselines"),
     Row("rl-ant-velocity", 1, 0, ("--evaluation.baseline-iterations=2000",), "baselines"),
     Row("rl-ant-direction", 1, 0, ("--evaluation.baseline-iterations=2000",), "baselines"),
-    Row("rl-navigation-2d", 100, 0, ("--published",), "published"),
-    Row("rl-cheetah-direction", 100, 0, ("--published", *ALONE), "published"),
 )
 
 

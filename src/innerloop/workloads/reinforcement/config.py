@@ -142,9 +142,6 @@ class Config:
 
 
 WITHOUT_EFFECT = {
-    "outer.divergence": ("trust-region",),
-    "outer.cap": ("trust-region",),
-    "outer.curvature_tasks": ("trust-region",),
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),
     "outer.clip": ("ppo",),
@@ -166,7 +163,8 @@ def check(config: Config) -> None:
             f"--outer.curvature-tasks is {config.outer.curvature_tasks}, but an iteration has only "
             f"--outer.meta-batch {config.outer.meta_batch} tasks; give no more, or 0 for all."
         )
-    if config.algorithm == "meta-sgd" and config.outer.divergence == "initial":
+    bounded = config.outer.update == "trust-region" and config.outer.divergence
+    if config.algorithm == "meta-sgd" and bounded == "initial":
         raise InnerloopError(
             "--outer.divergence initial has no curvature for the step sizes that meta-sgd learns; use "
             "--outer.divergence adapted."
