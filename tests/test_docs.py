@@ -4,7 +4,7 @@ Every ```python block of a page runs in order in one namespace and an empty dire
 is what it prints. Hidden comments, a line each, say what a test does otherwise:
 
     <!-- test: skip REASON -->                       the next block is not run
-    <!-- test: replace 10_000 with 20 -->            in the next block, or in the whole page if it stands above its title
+    <!-- test: replace 10_000 with 20 -->            in the next block; above the title, in all
     <!-- test: first innerloop train demo ... -->    this command runs before the next block
     <!-- test: output varies -->                     what the next block prints is not compared
 """
@@ -36,7 +36,7 @@ FENCE = re.compile(r"(?:<!-- test: (?P<note>.*?) -->|^```(?P<kind>\w+)\n(?P<body
 
 
 class Block(NamedTuple):
-    """A block of Python: the line that it begins in, the commands before it, and what it prints, if that is compared."""
+    """A block of Python: the line that it begins in, the commands before it, and what it prints, if compared."""
 
     code: str
     line: int
@@ -127,12 +127,12 @@ def test_the_call_on_the_page_of_a_row_makes_a_learner(page: Path) -> None:
 
 
 def test_what_prints_shows_what_comes_out() -> None:
-    silent = []
-    for name, page in PYTHON.items():
-        text = page.read_text()
-        for match in re.finditer(r"^```python\n(.*?)^```\n(\n```text)?", text, flags=re.M | re.S):
-            if re.search(r"^print\(", match[1], flags=re.M) and match[2] is None:
-                silent.append(f"{name}, line {text.count(chr(10), 0, match.start()) + 1}")
+    silent = [
+        f"{name}, line {page.read_text().count(chr(10), 0, match.start()) + 1}"
+        for name, page in PYTHON.items()
+        for match in re.finditer(r"^```python\n(.*?)^```\n(\n```text)?", page.read_text(), flags=re.M | re.S)
+        if re.search(r"^ *print\(", match[1], flags=re.M) and match[2] is None
+    ]
     assert not silent
 
 
