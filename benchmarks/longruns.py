@@ -192,6 +192,7 @@ class Worker:
         with log.open("ab") as file:
             # A session of its own: Ctrl-C reaches it once, from us, since a second one would not let it save.
             self._child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            last_of_all(self._child.pid)
             if self.stopped:  # between the last child and this one
                 self._child.terminate()
             status = self._child.wait()
@@ -225,9 +226,16 @@ def work(rows: Sequence[Row], runs: Path, results: Path) -> int:
     return 1 if failed else 0
 
 
+def last_of_all(process: int) -> None:
+    """Let a session give way to all others: Linux shares processors between sessions first, whatever their niceness."""
+    with suppress(OSError):  # another system, or one without automatic groups
+        Path(f"/proc/{process}/autogroup").write_text("19")
+
+
 def lowest_priority() -> None:
     """Give way to everything else on the machine; children inherit it."""
     os.nice(19)
+    last_of_all(os.getpid())
     if hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

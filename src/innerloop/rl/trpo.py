@@ -92,8 +92,11 @@ class TrustRegion:
 
     def update(self, problem: Problem, learned: Params, state: tuple[()]) -> tuple[Params, tuple[()], Metrics]:
         """One natural-gradient step."""
-        gradient, _ = problem.gradient(learned)
-        learned, metrics = natural_step(self, learned, gradient, problem.curvature(learned), problem.evaluate)
+        gradient, found = problem.gradient(learned)
+        zero = jnp.zeros_like(found["loss"])
+        before = Values(found["loss"], zero, zero)  # the policies that acted are those of `learned`
+        product = problem.curvature(learned)
+        learned, metrics = natural_step(self, learned, gradient, product, problem.evaluate, before)
         return learned, state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
 
@@ -103,6 +106,7 @@ def natural_step(
     gradient: Params,
     product: Callable[[Params], Params],
     evaluate: Callable[[Params], Values],
+    before: Values | None = None,
 ) -> tuple[Params, Metrics]:
     """One step. Pure; it compiles as a whole.
 
@@ -112,6 +116,7 @@ def natural_step(
         gradient: of the loss there.
         product: multiplies a vector by the Hessian of the divergence there; exact, from automatic differentiation.
         evaluate: `params -> Values`.
+        before: the values at the start, where they are known already.
 
     Returns:
         The parameters after the step and the metrics of `innerloop.rl.updates.progress`, with `accepted` (1 or 0),
@@ -134,7 +139,7 @@ def natural_step(
     curvature = jnp.asarray(optax.tree.vdot(direction, optax.tree.sub(gradient, residual)))
     tiny = jnp.finfo(curvature.dtype).tiny
     length = jnp.sqrt(2 * region.bound / jnp.maximum(curvature, tiny))
-    before = evaluate(params)
+    before = evaluate(params) if before is None else before
 
     def within(at: Values) -> Array:
         bounded, other = (at.adapted, at.initial) if region.divergence == "adapted" else (at.initial, at.adapted)
