@@ -146,8 +146,8 @@ def variance_section(result: dict[str, Any]) -> list[str]:
         "",
         f"{source(result)}. At one checkpoint (`{result['recipe']}` after {result['iterations']} iterations), "
         f"{result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the mean over "
-        f"as many draws of {result['larger']} times the episodes with Loaded DiCE. All in units of the reference's "
-        "norm; a bias that is smaller than its noise cannot be told from none. *Through the inner update* is what the "
+        f"as many draws of {result['larger']} times the episodes with Loaded DiCE. All in units of its norm; "
+        "a bias that is smaller than its noise cannot be told from none. *Through the inner update* is what the "
         "meta-gradient has beyond the first-order one.",
         "",
         "| inner estimator | deviation | bias | noise | through the inner update: deviation | bias | noise |",
