@@ -27,7 +27,6 @@ def start(directory, iterations):
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # tests may run under nohup, which ignores it
     )
 
 

@@ -145,3 +145,9 @@ def test_mistakes(argument, tmp_path, capsys):
     assert MISTAKES[argument] in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_the_recipe_that_another_update_has_no_use_for_are_no_mistake(capsys):
+    assert cli.run(["config", "rl-cheetah-direction", "--outer.update", "ppo"]) == 0
+    assert json.loads(capsys.readouterr().out)["outer"]["update"] == "ppo"
+    assert cli.run(["config", "rl-cheetah-direction", "--outer.update", "ppo", "--outer.cap=0.123"]) == 2

@@ -149,8 +149,12 @@ WITHOUT_EFFECT = {
 """The outer updates that each setting belongs to."""
 
 
-def check(config: Config) -> None:
+def check(config: Config, usual: Outer | None = None) -> None:
     """Refuse what cannot work.
+
+    Args:
+        config: the configuration.
+        usual: the recipe's outer loop, whose own settings nobody asked for; `None`: the defaults.
 
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
@@ -169,14 +173,15 @@ def check(config: Config) -> None:
             "--outer.divergence initial has no curvature for the step sizes that meta-sgd learns; use "
             "--outer.divergence adapted."
         )
-    _require_effect(config)
+    _require_effect(config, usual or Outer())
 
 
-def _require_effect(config: Config) -> None:
+def _require_effect(config: Config, usual: Outer) -> None:
     """Refuse settings that would do nothing."""
     for name, updates in WITHOUT_EFFECT.items():
         setting = name.removeprefix("outer.")
-        if config.outer.update not in updates and vars(config.outer)[setting] != vars(Outer())[setting]:
+        unused = vars(config.outer)[setting] not in (vars(usual)[setting], vars(Outer())[setting])
+        if config.outer.update not in updates and unused:
             raise InnerloopError(
                 f"--{flag(name)} has no effect with --outer.update {config.outer.update}; leave it out, or choose "
                 f"{' or '.join(updates)}."
