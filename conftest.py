@@ -1,6 +1,9 @@
 """Set up before anything imports JAX: two CPU devices, and the annotated shapes checked at every call."""
 
 import atexit
+import contextlib
+import ctypes
+import gc
 import os
 import shutil
 import tempfile
@@ -33,6 +36,14 @@ def quick_compilation() -> Iterator[None]:
         yield
         jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # compiled programs are kept until then, and no other module calls the same ones
+    _give_back()
+
+
+def _give_back() -> None:
+    """Hand freed memory to the system: glibc keeps what compilation took, which grows to gigabytes in a worker."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

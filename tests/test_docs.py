@@ -4,7 +4,7 @@ Every ```python block of a page runs in order in one namespace and an empty dire
 is what it prints. Hidden comments, a line each, say what a test does otherwise:
 
     <!-- test: skip REASON -->                       the next block is not run
-    <!-- test: replace 10_000 with 20 -->            in the next block, or in the whole page if above its title
+    <!-- test: replace 10_000 with 20 -->            in the next block; above the title, in all
     <!-- test: first innerloop train demo ... -->    this command runs before the next block
     <!-- test: output varies -->                     what the next block prints is not compared
 """
@@ -16,17 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import optax
 import pytest
 
-from innerloop import workloads
+import innerloop as il
+from innerloop import losses, models, workloads
 from innerloop.cli import main as cli
 from innerloop.cli import predict
 from innerloop.runs import compare, engine, rundir
 from innerloop.workloads.tabular import audit
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"own-tasks.md", "pytorch.md"}
-"""Pages that need a user's data or PyTorch; tests/test_own_tasks_pages.py runs them."""
+ELSEWHERE = {"README.md", "own-tasks.md", "pytorch.md"}
+"""Pages whose Python tests/test_examples.py and tests/test_own_tasks_pages.py run, who ask more of it."""
 MEASURED = {"results.md", "benchmarks.md", "rl-measured.md", "fsmol.md", "algorithms"}
 """Pages that tell with which command something was measured, at the commit that they name."""
 PLACEHOLDERS = {"RECIPE": "demo", "RECIPE|RUN": "demo", "RUN": "runs/demo-seed0", "FILE": "assays.csv"}
@@ -85,7 +87,12 @@ def commands(text: str) -> Iterator[str]:
             yield line.replace("\n", " ")
 
 
-PYTHON = {name: page for name, page in pages().items() if name not in ELSEWHERE and "```python" in page.read_text()}
+PYTHON = {
+    name: page
+    for name, page in pages().items()
+    if name not in ELSEWHERE and not name.startswith("algorithms/") and "```python" in page.read_text()
+}
+ROWS = sorted(page for page in (ROOT / "docs" / "algorithms").glob("*.md") if page.stem != "index")
 
 
 @pytest.mark.parametrize("name", PYTHON)
@@ -105,16 +112,27 @@ def test_its_python_runs(
             assert printed == block.prints, f"{page}, line {block.line}"
 
 
+@pytest.mark.parametrize("page", ROWS, ids=lambda page: page.stem)
+def test_the_call_on_the_page_of_a_row_makes_a_learner(page: Path) -> None:
+    """What it trains, tests/test_algorithms.py says of every row."""
+    (call,) = re.findall(r"```python\n(learner = .*?)^state, ", page.read_text(), flags=re.M | re.S)
+    names: dict[str, Any] = {
+        "il": il,
+        "optax": optax,
+        "model": models.mlp(1, (8,), 4),
+        "criterion": losses.cross_entropy,
+    }
+    exec(compile(call, str(page), "exec"), names)
+    assert isinstance(names["learner"], il.MetaLearner)
+
+
 def test_what_prints_shows_what_comes_out() -> None:
-    silent = []
-    for name, page in PYTHON.items():
-        text = page.read_text()
-        blocks = re.finditer(r"^```python\n(.*?)^```\n(\n```text)?", text, flags=re.M | re.S)
-        silent += [
-            f"{name}, line {text.count(chr(10), 0, block.start()) + 1}"
-            for block in blocks
-            if re.search(r"^print\(", block[1], flags=re.M) and block[2] is None and name != "README.md"
-        ]
+    silent = [
+        f"{name}, line {page.read_text().count(chr(10), 0, match.start()) + 1}"
+        for name, page in PYTHON.items()
+        for match in re.finditer(r"^```python\n(.*?)^```\n(\n```text)?", page.read_text(), flags=re.M | re.S)
+        if re.search(r"^ *print\(", match[1], flags=re.M) and match[2] is None
+    ]
     assert not silent
 
 

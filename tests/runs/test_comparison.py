@@ -141,7 +141,14 @@ def test_remarks_are_told_by_group():
 
 
 RL_TINY = [
-    *("--outer.iterations=1", "--outer.meta-batch=2", "--sampling.episodes=2", "--policy.widths", "4"),
+    *(
+        "--outer.iterations=1",
+        "--outer.meta-batch=2",
+        "--outer.curvature-tasks=0",
+        "--sampling.episodes=2",
+        "--policy.widths",
+        "4",
+    ),
     *("--evaluation.steps=100", "--evaluation.updates=1", "--evaluation.no-baselines"),
 ]
 

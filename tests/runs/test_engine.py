@@ -21,7 +21,14 @@ def start(directory, iterations):
     command = [sys.executable, "-m", "runs.toy", str(directory), str(iterations)]
     path = os.pathsep.join(sys.path)
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # tests may run under nohup, which ignores it
+    )
 
 
 def final_state(directory, step):

@@ -183,7 +183,7 @@ def test_plain_lines_where_there_is_no_terminal(run, tmp_path):
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout
     assert "compiling the meta-step ... " in result.stdout
-    assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith("report:"))
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith(("report:", "model:")))
     assert "step 40/40" in result.stdout
 
 

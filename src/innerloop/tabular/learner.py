@@ -72,7 +72,7 @@ def started_from(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Meta:
     if set(arrays) != set(wanted):
         odd = [name for name in dict.fromkeys([*wanted, *arrays]) if (name in arrays) != (name in wanted)]
         raise InnerloopError(
-            f"initial differs in {', '.join(odd[:5])} from the encoder, which has {', '.join(wanted)}."
+            f"initial differs in {', '.join(sorted(odd)[:5])} from the encoder, which has {', '.join(sorted(wanted))}."
         )
     for name, leaf in wanted.items():
         if jnp.shape(arrays[name]) != leaf.shape:

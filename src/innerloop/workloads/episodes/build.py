@@ -177,7 +177,7 @@ def assemble(config: Config, data: Data) -> Experiment:
     row = varied(config)
     adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
     row = row._replace(adjoint=adjoint)
-    layout = Layout(config.layout.shards or 1, config.layout.chunk or None)
+    layout = Layout(config.layout.shards or 1, config.layout.chunk or None, products=config.layout.products)
     layout.require(config.outer.meta_batch)
     criterion = losses.squared_error if config.kind == "regression" else losses.cross_entropy
     chosen, inner, outer = config.network.normalisation, config.inner, config.outer

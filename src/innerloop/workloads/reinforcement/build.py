@@ -113,7 +113,7 @@ def build(config: Config) -> Experiment:
     # cores, that is 1.5 times as fast. Those from JAX would be collected by every device.
     several = min(jax.device_count(), config.outer.meta_batch) if isinstance(env, HostEnv) else 1
     together = 1 if jax.default_backend() == "cpu" else None
-    layout = Layout(config.layout.shards or several, config.layout.chunk or together)
+    layout = Layout(config.layout.shards or several, config.layout.chunk or together, products=config.layout.products)
     layout.require(config.outer.meta_batch)
     adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
     return Experiment(
