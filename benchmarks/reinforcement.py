@@ -160,8 +160,8 @@ def variance_section(result: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Through the inner update, LVC has {share:.2g} of DiCE's standard deviation here; its paper found about half, in "
-        f"another setting. {resolved(result)}",
+        f"Through the inner update, LVC has {share:.2g} of DiCE's standard deviation here; its paper found about half, "
+        f"in another setting. {resolved(result)}",
         "",
     ]
 
