@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": f"python -m benchmarks.estimator_variance --repeats {asked.repeats} --iterations {asked.iterations}",
         "commit": machine.commit(),
         "environment": machine.description(),
-        "recipe": RECIPE,
+        "checkpoint_of": RECIPE,
         "tasks": experiment.config.outer.meta_batch,
         "episodes": episodes,
         "larger": LARGER,

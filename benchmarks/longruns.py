@@ -255,6 +255,10 @@ def main(arguments: Sequence[str]) -> int:
     except InnerloopError as error:
         print(f"queue: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, say: the run directories hold what was saved
+        place = error.filename or asked.runs
+        print(f"queue: {place} cannot be written ({error.strerror}); mend that and start again.", file=sys.stderr)
+        return 2
 
 
 def _read(path: Path) -> dict[str, Any]:

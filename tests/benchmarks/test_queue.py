@@ -113,6 +113,19 @@ def test_rows_are_run_and_recorded_and_a_failure_does_not_stop_the_next(tmp_path
     assert (tmp_path / "bad-seed0.log").read_text() == "no\n"
 
 
+def test_a_disk_that_is_full_is_said_in_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(queue, "alone", lambda: ALONE(tmp_path / "lock"))
+    monkeypatch.setattr(queue.machine, "commit", lambda: "abc")
+    monkeypatch.setattr(queue, "lowest_priority", lambda: None)
+
+    def full(rows, runs, results):
+        raise OSError(28, "No space left on device", str(runs))
+
+    monkeypatch.setattr(queue, "work", full)
+    assert queue.main([f"--runs={tmp_path}"]) == 2
+    assert f"queue: {tmp_path} cannot be written (No space left on device)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_once_the_child_has_saved(tmp_path, number):
     script = tmp_path / "trains.py"
