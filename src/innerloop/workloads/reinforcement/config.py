@@ -142,6 +142,10 @@ class Config:
 
 
 WITHOUT_EFFECT = {
+    **{
+        f"outer.{name}": ("trust-region",)
+        for name in ("bound", "divergence", "cap", "curvature_tasks", "cg_iterations", "damping")
+    },
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),
     "outer.clip": ("ppo",),
