@@ -18,7 +18,7 @@ from innerloop.core.layout import Layout
 from innerloop.core.trees import path_name
 from innerloop.runs import codec
 from innerloop.runs.progress import Progress
-from innerloop.runs.results import Result, estimate
+from innerloop.runs.results import Result, counted, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.types import Meta, Params, TaskDistribution
 from innerloop.workloads.episodes.build import Experiment, assemble, outer_optimizer
@@ -69,7 +69,8 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
 
     tables = []
     for shots in settings.shots:
-        with progress.timed(f"evaluating {len(contestants)} methods on {settings.tasks} test tasks with {shots} shots"):
+        what = f"{counted(len(contestants), 'method')} on {settings.tasks} test tasks with {counted(shots, 'shot')}"
+        with progress.timed(f"evaluating {what}"):
             rows = [
                 row
                 for method, of_method, learned, choose_rate in contestants
