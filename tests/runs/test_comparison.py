@@ -60,7 +60,7 @@ class FakeWorkload(toy.Toy):
     def comparables(self, config, result, scores):
         return self.found
 
-    def test_identity(self, config, result):
+    def identity_of_test_tasks(self, config, result):
         return self.identity
 
 

@@ -104,7 +104,7 @@ class Toy:
     def comparables(self, config, result, scores):
         return [Comparable("squared error", scores["error"], True)]
 
-    def test_identity(self, config, result):
+    def identity_of_test_tasks(self, config, result):
         return {"--evaluation.tasks": result["settings"]["tasks"]}
 
 

@@ -240,7 +240,7 @@ def _require_same_tasks(runs: Sequence[Finished]) -> Mapping[str, Any]:
         InnerloopError: if that is not the same of all, naming what differs, and the command that mends it.
     """
     first = runs[0]
-    ours = first.run.workload.test_identity(first.run.config, first.result)
+    ours = first.run.workload.identity_of_test_tasks(first.run.config, first.result)
     for other in runs[1:]:
         pair = f"{first.run.path} and {other.run.path}"
         if first.run.workload.name != other.run.workload.name:
@@ -248,7 +248,7 @@ def _require_same_tasks(runs: Sequence[Finished]) -> Mapping[str, Any]:
                 f"{pair} are runs of two kinds ({first.run.workload.name} and {other.run.workload.name}), so they "
                 "cannot be compared."
             )
-        theirs = other.run.workload.test_identity(other.run.config, other.result)
+        theirs = other.run.workload.identity_of_test_tasks(other.run.config, other.result)
         for name in dict.fromkeys([*ours, *theirs]):
             left, right = ours.get(name), theirs.get(name)
             if left == right:

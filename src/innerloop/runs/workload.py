@@ -178,6 +178,6 @@ class Workload(Protocol[C]):
         """The scores of a finished run that other runs can be compared with."""
         ...
 
-    def test_identity(self, config: C, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    def identity_of_test_tasks(self, config: C, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
         ...

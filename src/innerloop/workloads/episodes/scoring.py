@@ -116,7 +116,7 @@ def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, 
     return found
 
 
-def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+def identity_of_test_tasks(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
     measured = {f"--evaluation.{name}": result["settings"][name] for name in TEST}
     settings = {f"--tasks.{codec.flag(name)}": value for name, value in codec.leaves(config.tasks)}

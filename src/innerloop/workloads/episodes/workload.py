@@ -46,10 +46,10 @@ class Episodes:
 
         return scoring.comparables(config, result, scores)
 
-    def test_identity(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    def identity_of_test_tasks(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
         from innerloop.workloads.episodes import scoring
 
-        return scoring.test_identity(config, result)
+        return scoring.identity_of_test_tasks(config, result)
 
 
 WORKLOAD = Episodes()

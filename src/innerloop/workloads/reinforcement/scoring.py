@@ -90,7 +90,7 @@ def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, 
     ]
 
 
-def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+def identity_of_test_tasks(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the returns on test tasks depend on beside the policy, by flag."""
     names = ("steps", "later_factor", "seed")
     measured = {f"--evaluation.{codec.flag(name)}": result["settings"][name] for name in names}

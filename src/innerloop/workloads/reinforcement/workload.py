@@ -41,10 +41,10 @@ class Reinforcement:
 
         return scoring.comparables(config, result, scores)
 
-    def test_identity(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    def identity_of_test_tasks(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
         from innerloop.workloads.reinforcement import scoring
 
-        return scoring.test_identity(config, result)
+        return scoring.identity_of_test_tasks(config, result)
 
 
 WORKLOAD = Reinforcement()

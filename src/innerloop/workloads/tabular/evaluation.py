@@ -103,7 +103,7 @@ def _of_images(result: Mapping[str, Any]) -> bool:
     return not (result["tables"] or {}).get("tasks")
 
 
-def test_identity(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+def identity_of_test_tasks(config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
     tables = result["tables"] or {"rows": (), "tasks": {}}
     sizes = dict.fromkeys(row["size"] for row in tables["rows"])

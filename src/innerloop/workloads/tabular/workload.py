@@ -42,10 +42,10 @@ class Tabular:
 
         return evaluation.comparables(config, result, scores)
 
-    def test_identity(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    def identity_of_test_tasks(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
         from innerloop.workloads.tabular import evaluation
 
-        return evaluation.test_identity(config, result)
+        return evaluation.identity_of_test_tasks(config, result)
 
 
 WORKLOAD = Tabular()
