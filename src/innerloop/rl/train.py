@@ -262,7 +262,7 @@ def _adaptation(
             measured = rollouts.mean_return, rollouts.num_episodes, broken
             records.append(Adaptation(*measured, params, judge_all((), rollouts)))  # pyright: ignore[reportArgumentType]
             if step < steps:
-                params = adapt_all((meta, key), _stacked([each.experience for each in records]))
+                params = adapt_all((meta, key), _stacked([record.experience for record in records]))
         return _stacked(records)
 
     return run

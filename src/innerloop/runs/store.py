@@ -53,7 +53,7 @@ def find(data_dir: str | None, name: str, needed: Iterable[str]) -> Path | None:
     """The first of `places` that holds all the `needed` files."""
     needed = list(needed)
     for place in places(data_dir, name):
-        if all((place / each).exists() for each in needed):
+        if all((place / item).exists() for item in needed):
             return place
     return None
 
@@ -93,7 +93,7 @@ def download(url: str, target: Path, *, algorithm: str, checksum: str) -> None:
 
 def fingerprint(files: Iterable[Path], *settings: object) -> str:
     """SHA-256 over the content of files and the settings they are prepared with."""
-    digest = hashlib.sha256(json.dumps([repr(each) for each in settings]).encode())
+    digest = hashlib.sha256(json.dumps([repr(setting) for setting in settings]).encode())
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -60,7 +60,7 @@ class Episodes:
         data, labels = np.asarray(data), np.asarray(labels)
         if not len(data):
             raise InnerloopError("There are no examples; give at least ways x (shots + queries) of them.")
-        if labels.dtype.kind == "O" and len(kinds := {type(each).__name__ for each in labels}) > 1:
+        if labels.dtype.kind == "O" and len(kinds := {type(label).__name__ for label in labels}) > 1:
             raise InnerloopError(f"The class labels are of several types ({', '.join(sorted(kinds))}); make them one.")
         if labels.shape != data.shape[:1]:
             raise InnerloopError(

@@ -131,7 +131,7 @@ def require_reached(before: list[tuple[Any, set[str]]], name: str) -> None:
         InnerloopError: naming the environment, the attribute and the wrapper.
     """
     for wrapper, names in before:
-        new = sorted({each for each in vars(wrapper) if not each.startswith("_")} - names)
+        new = sorted({item for item in vars(wrapper) if not item.startswith("_")} - names)
         if new:
             raise InnerloopError(
                 f"SyncVector's apply set {new[0]!r} on the wrapper {type(wrapper).__name__} of {name}, from where it "

@@ -134,7 +134,7 @@ class SyncVector:
             answer = self._envs[place].step(self._action(action))
             conformance.require_step(answer, self.name)
             steps.append((self._flat(answer[0]), float(answer[1]), bool(answer[2]), bool(answer[3])))
-        return Step(*(np.stack(each) for each in zip(*steps, strict=True)))
+        return Step(*(np.stack(item) for item in zip(*steps, strict=True)))
 
     def close(self) -> None:
         """Close every copy."""

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from innerloop.core import outer
+from innerloop.core.adjoints import Annealed, FirstOrder, Mixed, Reverse, Truncated
 from innerloop.core.outer import MetaState
 from innerloop.errors import InnerloopError
 from innerloop.runs.machine import device_memory
@@ -42,9 +43,9 @@ def compiled_steps(experiment: Experiment, state: MetaState, tasks: Any) -> Any:
 
 def memory_of(compiled: Any) -> Memory:
     """What a compiled program needs, by XLA's own account."""
-    each = compiled.memory_analysis()
-    held = each.argument_size_in_bytes + each.output_size_in_bytes - each.alias_size_in_bytes
-    return Memory(held, each.temp_size_in_bytes)
+    analysis = compiled.memory_analysis()
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return Memory(held, analysis.temp_size_in_bytes)
 
 
 def require_fit(needed: Memory, experiment: Experiment) -> None:
@@ -67,8 +68,8 @@ def fitting_chunk(needed: Memory, experiment: Experiment, available: int) -> int
     """The largest smaller number of tasks at a time whose meta-step fits, taking memory to grow with it."""
     tasks = -(-experiment.config.outer.meta_batch // experiment.layout.shards)
     now = experiment.layout.chunk or tasks
-    sizes = [each for each in range(1, now) if tasks % each == 0]  # no task is computed that does not count
-    fitting = [each for each in sizes if needed.held + needed.temporary * each / now <= available]
+    sizes = [number for number in range(1, now) if tasks % number == 0]  # no task is computed that does not count
+    fitting = [size for size in sizes if needed.held + needed.temporary * size / now <= available]
     return max(fitting, default=None)
 
 
@@ -95,8 +96,8 @@ def describe(experiment: Experiment, state: MetaState) -> str:
     config, layout = experiment.config, experiment.layout
     tasks = experiment.training_tasks()
 
-    def needed(each: Experiment) -> Memory:
-        return memory_of(compiled_steps(each, layout.replicate(state), layout.replicate(tasks)))
+    def needed(other: Experiment) -> Memory:
+        return memory_of(compiled_steps(other, layout.replicate(state), layout.replicate(tasks)))
 
     now = needed(experiment)
     numbers = sum(leaf.size for leaf in jax.tree.leaves(state.meta))
@@ -112,7 +113,7 @@ def describe(experiment: Experiment, state: MetaState) -> str:
         rows.append(("  of it, for the last inner step", readable(now.temporary - fewer.temporary)))
     share = -(-config.outer.meta_batch // layout.shards)
     chunk = layout.chunk or share
-    others = [each for each in (2 * chunk, chunk // 2) if 0 < each <= share]
+    others = [item for item in (2 * chunk, chunk // 2) if 0 < item <= share]
     if others:
         other = needed(with_chunk(experiment, others[0]))
         slope = (other.temporary - now.temporary) / (others[0] - chunk)
@@ -128,9 +129,10 @@ def inner_loop(experiment: Experiment) -> str:
     """How the inner loop is differentiated, and why it runs as it does."""
     adjoint, steps = experiment.algorithm.adjoint, experiment.config.inner.steps
     first = f"{type(adjoint).__name__}: {experiment.algorithm.summary}"
-    limit = getattr(getattr(adjoint, "adjoint", adjoint), "unroll", None)
-    if not steps or limit is None:
+    exact = adjoint.adjoint if isinstance(adjoint, Truncated | Annealed) else adjoint
+    if not steps or not isinstance(exact, Mixed | Reverse | FirstOrder):
         return first
+    limit = exact.unroll
     some = f"{steps} inner {'step is' if steps == 1 else 'steps are'}"
     if steps <= limit:
         return f"{first}\n{some} unrolled: so few compile soon, and run faster than a scan"

@@ -40,7 +40,7 @@ def varied(config: Config) -> Algorithm:
         "all_steps_until": row.objective.needs_progress,
     }
     for name, useful in used.items():
-        if not useful and getattr(variant, name) != getattr(default, name):
+        if not useful and vars(variant)[name] != vars(default)[name]:
             raise InnerloopError(
                 f"--variant.{flag(name)} has no effect with --algorithm {config.algorithm}; leave it out."
             )

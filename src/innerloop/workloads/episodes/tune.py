@@ -91,10 +91,12 @@ def candidates(config: Config) -> list[Layout]:
         others = [replace(first, convolution="lax"), *([replace(first, chunk=0)] if cpu else [])]
     else:
         both = [first, replace(first, shards=devices)]
-        others = both[1:] + ([replace(each, adjoint="reverse") for each in both] if exact and steps else [])
+        others = both[1:] + ([replace(item, adjoint="reverse") for item in both] if exact and steps else [])
     fixed = {name: value for name, value in asdict(config.layout).items() if value not in (0, "auto")}
-    ways = list(dict.fromkeys(replace(each, **fixed) for each in (first, *others)))
-    return [each for each in ways if each.chunk * each.shards < meta_batch + each.shards] or ways[:1]
+    ways = list(dict.fromkeys(replace(item, **fixed) for item in (first, *others)))
+    return [
+        candidate for candidate in ways if candidate.chunk * candidate.shards < meta_batch + candidate.shards
+    ] or ways[:1]
 
 
 def probe(experiment: Experiment, layout: Layout) -> Experiment:
@@ -125,8 +127,8 @@ def seconds_of(experiment: Experiment) -> float:
     once, state = clock(steps, state, tasks, 1)
     seconds = [once]
     for _ in range(3 if once < SECONDS else 0):
-        each, state = clock(steps, state, tasks, max(int(SECONDS / 3 / once), 1))
-        seconds.append(each)
+        again, state = clock(steps, state, tasks, max(int(SECONDS / 3 / once), 1))
+        seconds.append(again)
     return min(seconds)
 
 
