@@ -17,6 +17,7 @@ from innerloop.tabular.learner import initial, started_from
 from innerloop.tabular.plan import Choices
 from innerloop.tabular.prepare import prepare
 from innerloop.tabular.rows import rows_of_tasks
+from innerloop.tabular.selection import selected
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -105,7 +106,7 @@ class TabularMetaLearner:
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
         parts = tuple("valid" if task in order[:held] else "train" for task in range(names))
-        data = prepare(rows._replace(parts=parts), choices)
+        data = selected(prepare(rows._replace(parts=parts), choices), lambda line: None)
         fitting = data.fitting()
         fit = fitting.start(self.seed)
         if self.initial is not None:
@@ -115,7 +116,7 @@ class TabularMetaLearner:
             info.require_finite("lower the learning rates, or scale what is extreme in the features")
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
-        self.learned = TrainedLearner(data.plan.design, data.preparation, fit.best, data.plan.labels, facts)
+        self.learned = data.learned(fit.best, facts)
         self.reasons = (reason, *data.plan.reasons)
         return self
 

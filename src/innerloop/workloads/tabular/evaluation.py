@@ -1,11 +1,10 @@
-"""How well a learner adapts to tasks that it has not seen, beside models fitted on the same support sets alone."""
+"""How well a learner adapts to tasks that it has not seen, beside models that see the same rows."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -13,22 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.extras import require
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
-from innerloop.tabular import learner
-from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
+from innerloop.tabular import learner, rivals
+from innerloop.tabular.artifact import TrainedLearner, pad, support_targets
 from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
-from innerloop.tabular.features import Inputs, Preparation
+from innerloop.tabular.features import Inputs, as_matrix
 from innerloop.tabular.learner import Adapted
+from innerloop.tabular.plan import MOST_INPUTS_OF_TREES
+from innerloop.tabular.prepare import Prepared, label_indices
+from innerloop.tabular.rivals import Rival
 from innerloop.tabular.rows import Rows, rows_of
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.training import Prepared
+from innerloop.workloads.tabular.scores import (
+    LOWER_IS_BETTER,
+    Draw,
+    enough,
+    judgeable,
+    metrics_of,
+    spread_of,
+    stratified,
+)
+from innerloop.workloads.tabular.verdict import OURS, UNTRAINED, verdict
 
-Draw = Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
-"""`(target, size, seed) -> (support, query)`, indices of rows of a task."""
 Method = Callable[[Inputs, np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]], dict[str, list[float]]]
 """`(features, target, draws) -> metrics`, averaged over the draws, after 0, 1, ..., k inner steps (or one value)."""
 
@@ -36,15 +44,17 @@ MOST_TASKS = 40
 """Test tasks that are evaluated, at most."""
 EPISODES = 200
 """Episodes that are drawn from test images."""
-BASELINES = ("random forest", "nearest neighbours", "linear")
-OURS = "innerloop"
-"""What the learner itself is called among the methods."""
 SHARE = 0.95
 """What part of the time a stated interval covers the mean; results without it are of an older version."""
-LOWER_IS_BETTER = ("relative error",)
 
 
-def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Progress) -> Result:
+def score(
+    config: Config,
+    data: Prepared,
+    learned: TrainedLearner,
+    progress: Progress,
+    untrained: TrainedLearner | None = None,
+) -> Result:
     """Evaluate what was learned on the test tasks.
 
     Args:
@@ -52,14 +62,15 @@ def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Pro
         data: rows of tasks, split and planned for.
         learned: the learner.
         progress: what is said meanwhile.
+        untrained: the learner before training.
 
     Returns:
-        `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of the single tasks, see
-        `score_name`.
+        `verdict`, a sentence; `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of
+        the single tasks, see `score_name`.
     """
     rows = data.parts.get("test")
     if rows is None:
-        return Result({"tables": None})
+        return Result({"tables": None, "verdict": ""})
     if rows.image:
         found = evaluate_images(learned, rows, config.ways, data.plan.sizes, data.plan.queries)
     else:
@@ -67,11 +78,22 @@ def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Pro
             # Where a column says which tasks are for the test, they are the same for all seeds.
             seed = 0 if config.split_column else config.seed
             rows = rows_of(rows, np.random.default_rng(seed).permutation(len(rows.names))[:MOST_TASKS].tolist())
-        baselines = available_baselines() if config.evaluation.baselines else ()
-        found = evaluate(
-            learned, rows, data.plan.sizes, config.evaluation.draws, baselines=baselines, progress=progress
-        )
-    return Result({"tables": found.values}, found.scores)
+        with progress.timed("fitting the models to compare with"):
+            others = rivals_of(data) if config.evaluation.baselines else {}
+        sizes, draws = data.plan.sizes, config.evaluation.draws
+        found = evaluate(learned, rows, sizes, draws, others=others, untrained=untrained, progress=progress)
+    return Result({"tables": found.values, "verdict": verdict(found.values)}, found.scores)
+
+
+def rivals_of(data: Prepared) -> dict[str, Rival]:
+    """What the learner is held against: models of a support set alone, and of all training rows together."""
+    rows, planned = data.parts["train"], data.plan
+    found = rivals.alone(rows.regression)
+    if not (rows.regression or planned.labels) or sum(data.preparation.sizes) > MOST_INPUTS_OF_TREES:
+        return found
+    x = as_matrix(replace(data.preparation, pooled=None).encode(rows.columns))
+    y = rows.target if rows.regression else label_indices(rows, planned.labels)
+    return found | rivals.pooled(rivals.Pool(x, y, rows.tasks, planned.labels), data.choices.seed)
 
 
 def score_name(method: str, metric: str, size: int | str) -> str:
@@ -135,7 +157,8 @@ def evaluate(
     sizes: Sequence[int],
     draws: int,
     *,
-    baselines: Sequence[str] = (),
+    others: Mapping[str, Rival] | None = None,
+    untrained: TrainedLearner | None = None,
     draw: Draw | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -146,12 +169,14 @@ def evaluate(
         rows: the tasks.
         sizes: of the support sets.
         draws: support sets of each size from each task.
-        baselines: names among `BASELINES`.
+        others: models that see the same rows, by name.
+        untrained: the learner before training.
         draw: draws them; `stratified` unless given.
         progress: told of each size.
 
     Returns:
         `rows`: for each method and size the mean over tasks of every metric, with the half-width of its 95 % interval;
+        `differences`: the same of the learner's score less the method's, of each task;
         `curves`: for each size every metric after 0, 1, ..., k inner steps; `tasks`: for each method and size every
         task's metrics; and the scores of the single tasks, see `score_name`.
 
@@ -159,37 +184,16 @@ def evaluate(
         InnerloopError: if no task is large enough for the smallest size.
     """
     methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
-    methods |= {name: partial(_baseline_scores, name, rows.regression) for name in baselines}
-    return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
-
-
-def evaluate_baselines(
-    preparation: Preparation,
-    rows: Rows,
-    sizes: Sequence[int],
-    draws: int,
-    *,
-    draw: Draw | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """The same for models that are fitted on each support set alone."""
-    methods: dict[str, Method] = {name: partial(_baseline_scores, name, rows.regression) for name in BASELINES}
-    return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
-
-
-def _evaluated(
-    methods: dict[str, Method],
-    preparation: Preparation,
-    rows: Rows,
-    sizes: Sequence[int],
-    draws: int,
-    draw: Draw,
-    progress: Progress | None,
-) -> Result:
-    inputs = preparation.encode(rows.columns)
+    if untrained is not None:
+        methods[UNTRAINED] = partial(_adapted_scores, untrained)
+    methods |= {name: partial(_rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
+    draw = draw or stratified
+    inputs = learned.preparation.encode(rows.columns)
     order = np.argsort(rows.tasks, kind="stable")
     bounds = np.searchsorted(rows.tasks[order], np.arange(len(rows.names) + 1))
     table: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    own: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     by_task: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
@@ -200,8 +204,8 @@ def _evaluated(
             for task, name in enumerate(rows.names):
                 places = order[bounds[task] : bounds[task + 1]]
                 target = rows.target[places]
-                drawn = [draw(target, size, seed) for seed in range(draws)] if _enough(target, size) else []
-                drawn = [each for each in drawn if _judgeable(target[each[1]])]
+                drawn = [draw(target, size, seed) for seed in range(draws)] if enough(target, size) else []
+                drawn = [each for each in drawn if judgeable(target[each[1]])]
                 if not drawn:
                     continue
                 names.append(name)
@@ -215,12 +219,19 @@ def _evaluated(
             by_task.setdefault(method, {})[str(size)] = dict(zip(names, _by_task(final), strict=True))
             scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
             if method == OURS:
+                own = final
+            else:
+                less = {metric: np.subtract(own[metric], values) for metric, values in final.items()}
+                differences.append({"method": method, "size": size, "metrics": _summary(less)})
+            if method == OURS:
                 curves[str(size)] = {metric: np.mean(values, axis=0).tolist() for metric, values in metrics.items()}
     if not table:
         raise InnerloopError(
             f"No test task has more than {min(sizes)} rows; lower --evaluation.sizes, or hold out larger tasks."
         )
-    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": by_task}, scores)
+    return Result(
+        {"interval": SHARE, "rows": table, "differences": differences, "curves": curves, "tasks": by_task}, scores
+    )
 
 
 def evaluate_images(learned: TrainedLearner, rows: Rows, ways: int, shots: Sequence[int], queries: int) -> Result:
@@ -258,90 +269,16 @@ def _episode_scores(learned: TrainedLearner, drawn: ClassEpisodes, ways: int) ->
     return np.concatenate([scores(jax.random.key(i)) for i in range(EPISODES // 10)])
 
 
-def stratified(target: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A support set with the classes in proportion (one row of each at least), and the other rows.
-
-    Args:
-        target: labels as texts, or real targets, `[rows]`.
-        size: rows of the support set.
-        seed: of the draw.
-    """
-    random = np.random.default_rng((seed, size, len(target)))
-    if target.dtype.kind == "f":
-        order = random.permutation(len(target))
-        return order[:size], order[size:]
-    labels, y, counts = np.unique(target.astype(str), return_inverse=True, return_counts=True)
-    exact = counts / len(target) * size
-    share = np.maximum(np.floor(exact), 1).astype(int)
-    while share.sum() > max(size, len(labels)):
-        share[np.argmax(np.where(share > 1, share - exact, -np.inf))] -= 1
-    while share.sum() < size:
-        share[np.argmax(np.where(share < counts, exact - share, -np.inf))] += 1
-    parts = [random.permutation(np.flatnonzero(y == c)) for c in range(len(labels))]
-    support = np.concatenate([part[:n] for part, n in zip(parts, share, strict=True)])
-    query = np.concatenate([part[n:] for part, n in zip(parts, share, strict=True)])
-    return random.permutation(support), query
-
-
-def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
-    r"""The area under the precision-recall curve, $\sum_i (R_i - R_{i-1}) P_i$ over thresholds, ties together.
-
-    Args:
-        positive: truth values, `[rows]`, at least one true.
-        scores: larger for positives, `[rows]`.
-
-    Example:
-        >>> average_precision(np.array([True, False, True]), np.array([0.9, 0.8, 0.1])).__round__(4)
-        0.8333
-    """
-    order = np.argsort(-scores, kind="stable")
-    hits, ranked = np.cumsum(positive[order]), scores[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
-def metrics_of(target: np.ndarray, labels: Sequence[str], scores: np.ndarray) -> dict[str, float]:
-    """What is measured of predictions.
-
-    Args:
-        target: labels as texts, or real targets, `[rows]`.
-        labels: the classes; empty for regression.
-        scores: logits or probabilities `[rows, classes]`, or predicted targets `[rows]`.
-
-    Returns:
-        Two classes: the gain in area under the precision-recall curve over random scores (`delta-AUPRC`, for the last
-        class) and the accuracy. More: the accuracy. Regression: the root mean squared error in units of the targets'
-        standard deviation (1 is the best constant), and the correlation.
-    """
-    if not labels:
-        spread = float(np.std(target)) or 1.0
-        error = float(np.sqrt(np.mean((scores - target) ** 2))) / spread
-        constant = np.std(scores) == 0 or np.std(target) == 0
-        return {"relative error": error, "correlation": 0.0 if constant else float(np.corrcoef(scores, target)[0, 1])}
-    truth = np.array([labels.index(each) if each in labels else -1 for each in target.tolist()])
-    accuracy = {"accuracy": float(np.mean(np.argmax(scores, axis=1) == truth))}
-    if len(labels) > 2:
-        return accuracy
-    gain = average_precision(truth == 1, scores[:, 1] - scores[:, 0]) - float(np.mean(truth == 1))
-    return {"delta-AUPRC": gain, **accuracy}
-
-
-def available_baselines() -> tuple[str, ...]:
-    """The baselines that can be fitted: all, if scikit-learn is installed."""
-    return BASELINES if find_spec("sklearn") else ()
-
-
 def _adapted_scores(
     learned: TrainedLearner, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, list[float]]:
     """Every metric after 0, 1, ..., k inner steps, averaged over the draws of one task."""
-    encoded = [encoded_labels(learned, target[support]) for support, _ in drawn]
-    outputs = max(each[2] for each in encoded)
+    targets = [support_targets(learned, target[support]) for support, _ in drawn]
+    outputs = max(each.outputs for each in targets)
     size = padded_size(max(len(support) for support, _ in drawn))
     supports = [
-        pad(Inputs(*(each[support] for each in x)), y, size)[0]
-        for (support, _), (*_, y) in zip(drawn, encoded, strict=True)
+        pad(Inputs(*(each[support] for each in x)), given.y, size)[0]
+        for (support, _), given in zip(drawn, targets, strict=True)
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *supports)
     adapted = learner.adapt_tasks(learned.design, outputs, learned.meta, stacked, trajectory=True)
@@ -353,60 +290,29 @@ def _adapted_scores(
     scores = learner.outputs_of_members(learned.design, outputs, learned.meta, members, every.x)
     scores = np.asarray(scores)[:, :count].reshape(len(drawn), steps, count, -1)
     results: dict[str, list[list[float]]] = {}
-    for i, ((_, query), (labels, places, *_)) in enumerate(zip(drawn, encoded, strict=True)):
+    spread = spread_of(target)
+    for i, ((_, query), given) in enumerate(zip(drawn, targets, strict=True)):
         for step in range(steps):
-            chosen = scores[i, step, query][:, list(places)] if labels else scores[i, step, query, 0]
-            for name, value in metrics_of(target[query], labels, chosen).items():
+            rows = scores[i, step, query]
+            chosen = rows[:, list(given.places)] if given.labels else given.original(rows[:, 0])
+            for name, value in metrics_of(target[query], given.labels, chosen, spread).items():
                 results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
     return {name: [float(np.mean(each)) for each in values] for name, values in results.items()}
 
 
-def _baseline_scores(
-    name: str, regression: bool, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
+def _rival_scores(
+    rival: Rival, pooled: int, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, list[float]]:
-    """The metrics of a model that is fitted on each support set alone, averaged over the draws."""
-    features = np.concatenate([np.log1p(x.counts.astype(np.float32)), x.numbers], axis=1)
+    """The metrics of a rival, averaged over the draws of one task."""
+    features = as_matrix(x._replace(numbers=x.numbers[:, : x.numbers.shape[1] - pooled]))
     results: dict[str, list[float]] = {}
+    spread = spread_of(target)
     for seed, (support, query) in enumerate(drawn):
-        model = baseline(name, regression, len(support), seed)
-        labels = () if regression else in_order(set(target[support].tolist()))
-        y = target[support] if regression else np.array([labels.index(each) for each in target[support]])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a linear model that has not converged is still a baseline
-            model.fit(features[support], y)
-            scores = model.predict(features[query]) if regression else model.predict_proba(features[query])
-        for metric, value in metrics_of(target[query], labels, np.asarray(scores, np.float64)).items():
+        labels = () if target.dtype.kind == "f" else in_order(set(target[support].tolist()))
+        scores = np.asarray(rival(features[support], target[support], features[query], seed), np.float64)
+        for metric, value in metrics_of(target[query], labels, scores, spread).items():
             results.setdefault(metric, []).append(value)
     return {metric: [float(np.mean(values))] for metric, values in results.items()}
-
-
-def baseline(name: str, regression: bool, rows: int, seed: int) -> Any:
-    """A scikit-learn model of the name, untuned but for scaled features.
-
-    Args:
-        name: one of `BASELINES`.
-        regression: whether targets are real.
-        rows: of the support set.
-        seed: of the model's randomness.
-    """
-    if name == "random forest":
-        ensemble = require("sklearn.ensemble", "tabular", "A baseline")
-        kind = ensemble.RandomForestRegressor if regression else ensemble.RandomForestClassifier
-        return kind(n_estimators=100, random_state=seed)
-    if name == "nearest neighbours":
-        neighbours = require("sklearn.neighbors", "tabular", "A baseline")
-        kind = neighbours.KNeighborsRegressor if regression else neighbours.KNeighborsClassifier
-        return kind(n_neighbors=max(1, min(5, rows // 2)))
-    linear = require("sklearn.linear_model", "tabular", "A baseline")
-    return linear.Ridge() if regression else linear.LogisticRegression(max_iter=1000)
-
-
-def _enough(target: np.ndarray, size: int) -> bool:
-    return len(target) >= size + 2 and (target.dtype.kind == "f" or size >= len(set(target.tolist())))
-
-
-def _judgeable(target: np.ndarray) -> bool:
-    return len(target) >= 2 and len(set(target.tolist())) >= 2
 
 
 def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import artifact
 from innerloop.text import listed
 from innerloop.workloads.tabular import inputs
-from innerloop.workloads.tabular.evaluation import metrics_of
+from innerloop.workloads.tabular.scores import metrics_of
 
 
 def adapt(

@@ -8,8 +8,8 @@ from typing import Any
 from innerloop.runs import plots
 from innerloop.runs.results import NORMAL_QUANTILE, Section, Table, measured
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.evaluation import OURS
 from innerloop.workloads.tabular.training import Prepared
+from innerloop.workloads.tabular.verdict import OURS
 
 DIGITS = 3
 """Shown behind the point, of all metrics."""
