@@ -21,6 +21,8 @@ PRESETS = {"fast": (0.5, 400), "balanced": (1.0, 1200), "best": (2.0, 4000)}
 MOST_SHARED = 32
 MOST_INPUTS_OF_TREES = 512
 LARGEST_SUPPORT, MOST_QUERIES = 128, 64
+RATE, SMALL_RATE = 1e-3, 3e-3
+"""Outer step sizes, the second one for small networks."""
 STEPS = 3
 
 
@@ -43,7 +45,7 @@ class Choices:
         dropout_inputs: share of the features that training drops.
         iterations: meta-steps at most.
         meta_batch: tasks in a meta-step.
-        outer_learning_rate: peak of the outer step size.
+        outer_learning_rate: peak of the outer step size; 0 chooses.
         weight_decay: of matrices.
         evaluation_sizes: sizes of the support sets of the evaluation.
         time_limit: what the reasons say of it, such as `20m`.
@@ -64,7 +66,7 @@ class Choices:
     dropout_inputs: float = 0.0
     iterations: int = 0
     meta_batch: int = 16
-    outer_learning_rate: float = 1e-3
+    outer_learning_rate: float = 0.0
     weight_decay: float = 1e-4
     evaluation_sizes: tuple[int, ...] = ()
     time_limit: str = ""
@@ -160,7 +162,7 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
     schedule = Schedule(
         iterations=iterations,
         meta_batch=choices.meta_batch,
-        learning_rate=choices.outer_learning_rate,
+        learning_rate=choices.outer_learning_rate or (SMALL_RATE if start == "shrunk" and inputs <= NARROW else RATE),
         weight_decay=choices.weight_decay,
         every=max(min(50, iterations // 8), 1),
     )

@@ -27,7 +27,8 @@ from innerloop.types import Examples, Params
 
 ABSENT = -1e9
 """The logit of a class that the support set lacks."""
-NEWTON_STEPS = 15
+NEWTON_STEPS, DIFFERENTIATED = 14, 2
+"""Steps to the minimum of a logistic regression, and the last ones among them, which are differentiated through."""
 START = {"regression": -1.0, "classification": 1.0}
 """Logarithms of the amplitudes before training."""
 SMALLEST = 1e-6
@@ -146,17 +147,23 @@ def logistic(features: Array, targets: Array, weight: Array, mean: Array) -> Arr
     factor = jax.scipy.linalg.cho_factor(gram + jnp.eye(gram.shape[0], dtype=gram.dtype))
     inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(gram.shape[0], dtype=gram.dtype))
 
-    def dual(a: Array, _: None) -> tuple[Array, None]:
+    def dual(a: Array) -> Array:
         """Of $w = \\Phi^\top S a$ with $S = \\sqrt{\\omega/2}$, so that nothing of the size of the features is kept."""
         scores = mean + (gram @ a) / jnp.maximum(root, SMALLEST)
-        return a - inverse @ (2 * root * (jax.nn.softmax(scores) - targets) + a), None
+        return a - inverse @ (2 * root * (jax.nn.softmax(scores) - targets) + a)
 
-    def primal(w: Array, _: None) -> tuple[Array, None]:
+    def primal(w: Array) -> Array:
         error = weight[:, None] * (jax.nn.softmax(mean + features @ w) - targets)
-        return w - inverse @ (features.T @ error + w), None
+        return w - inverse @ (features.T @ error + w)
 
-    start = jnp.zeros((gram.shape[0], targets.shape[1]), features.dtype)
-    found, _ = lax.scan(dual if small else primal, start, None, length=NEWTON_STEPS)
+    step = dual if small else primal
+    found = jnp.zeros((gram.shape[0], targets.shape[1]), features.dtype)
+    # At the minimum a step changes nothing, so the derivative of the last ones is nearly that of the minimum.
+    for _ in range(NEWTON_STEPS - DIFFERENTIATED):
+        found = step(found)
+    found = lax.stop_gradient(found)
+    for _ in range(DIFFERENTIATED):
+        found = step(found)
     return scaled.T @ found if small else found
 
 

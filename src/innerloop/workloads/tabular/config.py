@@ -41,8 +41,8 @@ class Training:
     """meta-steps at most; training stops earlier when held-out tasks no longer gain; 0 chooses"""
     meta_batch: Count = 16
     """tasks in a meta-step"""
-    learning_rate: Positive = 1e-3
-    """peak of the outer step size"""
+    learning_rate: NotNegative = 0.0
+    """peak of the outer step size; 0 chooses"""
     weight_decay: NotNegative = 1e-4
     """of matrices"""
 
