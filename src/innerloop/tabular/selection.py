@@ -16,7 +16,7 @@ SHARE = 0.2
 """Of the meta-steps of the schedule, that a candidate is trained for."""
 LEAST_STEPS = 40
 WORTH = 0.01
-"""How much lower, relatively, the loss of a later candidate must be: small differences of short trainings are chance."""
+"""How much lower, relatively, the loss of a later candidate must be: the rest is chance, in short trainings."""
 
 
 class Candidate(NamedTuple):

@@ -38,7 +38,7 @@ class TabularSession:
         self.settings = training.settings_of(config, data)
         self.tasks_per_step = config.training.meta_batch
         self.rates = {
-            "--training.learning-rate": config.training.learning_rate,
+            "--training.learning-rate": data.plan.schedule.learning_rate,
             "--learner.learning-rate": config.learner.learning_rate,
         }
         self.costs: dict[str, Any] = {}
