@@ -89,7 +89,7 @@ def test_a_common_head_begins_as_the_ridge_regression_of_all_rows():
     y = x.numbers @ np.array([1.0, 0.0, -1.0, 2.0]) + 0.5
     meta = learning.started_pooled(DESIGN, begun(), x, y)
     meta = with_head(meta, **dict.fromkeys(AMPLITUDES, -20.0))
-    np.testing.assert_allclose(predicted(meta, rows(3), np.zeros(3), x), y, atol=0.1)
+    np.testing.assert_allclose(predicted(meta, rows(3), np.zeros(3), x), y, atol=0.2)
 
 
 def test_layers_that_the_inner_loop_adapts_are_refused():

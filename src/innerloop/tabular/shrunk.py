@@ -16,6 +16,8 @@ Reference:
     Few-Shot Setting via Deep Kernels, 2020, arXiv 1910.05199.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,12 +50,12 @@ def init(design: Design, sizes: tuple[int, int], classes: int) -> Params:
     return {
         "common": jnp.concatenate([common, jnp.eye(design.pooled, classes)]),
         "level": jnp.zeros(classes),
-        "log_level": jnp.asarray(start + 1),
-        "log_embedding": jnp.asarray(start),
-        "log_numbers": jnp.full(numbers, start),
-        "log_counts": jnp.asarray(start),
-        "log_pooled": jnp.asarray(start),
-        "log_ridge": jnp.asarray(-1.0 if design.kind == "regression" else 0.0),
+        "log_level": jnp.asarray(start + 1, jnp.float32),
+        "log_embedding": jnp.asarray(start, jnp.float32),
+        "log_numbers": jnp.full(numbers, start, jnp.float32),
+        "log_counts": jnp.asarray(start, jnp.float32),
+        "log_pooled": jnp.asarray(start, jnp.float32),
+        "log_ridge": jnp.asarray(-1.0 if design.kind == "regression" else 0.0, jnp.float32),
     }
 
 
@@ -144,26 +146,23 @@ def logistic(features: Array, targets: Array, weight: Array, mean: Array) -> Arr
     scaled = root * features
     small = rows <= dimensions
     gram = scaled @ scaled.T if small else scaled.T @ scaled
-    factor = jax.scipy.linalg.cho_factor(gram + jnp.eye(gram.shape[0], dtype=gram.dtype))
-    inverse = jax.scipy.linalg.cho_solve(factor, jnp.eye(gram.shape[0], dtype=gram.dtype))
+    matrix = gram + jnp.eye(gram.shape[0], dtype=gram.dtype)
 
-    def dual(a: Array) -> Array:
-        """Of $w = \\Phi^\top S a$ with $S = \\sqrt{\\omega/2}$, so that nothing of the size of the features is kept."""
-        scores = mean + (gram @ a) / jnp.maximum(root, SMALLEST)
-        return a - inverse @ (2 * root * (jax.nn.softmax(scores) - targets) + a)
+    def step(found: Array, mean: Array, features: Array, gram: Array, solve: Callable[[Array], Array]) -> Array:
+        if small:  # w = features^T S a with S = sqrt(weight / 2), so that nothing of the size of the features is kept
+            chances = jax.nn.softmax(mean + (gram @ found) / jnp.maximum(root, SMALLEST))
+            return found - solve(2 * root * (chances - targets) + found)
+        chances = jax.nn.softmax(mean + features @ found)
+        return found - solve(features.T @ (weight[:, None] * (chances - targets)) + found)
 
-    def primal(w: Array) -> Array:
-        error = weight[:, None] * (jax.nn.softmax(mean + features @ w) - targets)
-        return w - inverse @ (features.T @ error + w)
-
-    step = dual if small else primal
+    fixed = lax.stop_gradient((mean, features, gram))
+    factor = jax.scipy.linalg.cho_factor(lax.stop_gradient(matrix))
     found = jnp.zeros((gram.shape[0], targets.shape[1]), features.dtype)
-    # At the minimum a step changes nothing, so the derivative of the last ones is nearly that of the minimum.
     for _ in range(NEWTON_STEPS - DIFFERENTIATED):
-        found = step(found)
-    found = lax.stop_gradient(found)
+        found = step(found, *fixed, lambda error: jax.scipy.linalg.cho_solve(factor, error))
+    # At the minimum a step changes nothing, so the derivative of the last ones is nearly that of the minimum.
     for _ in range(DIFFERENTIATED):
-        found = step(found)
+        found = step(found, mean, features, gram, lambda error: jax.scipy.linalg.solve(matrix, error, assume_a="pos"))
     return scaled.T @ found if small else found
 
 
