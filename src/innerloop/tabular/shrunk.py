@@ -155,14 +155,17 @@ def logistic(features: Array, targets: Array, weight: Array, mean: Array) -> Arr
         chances = jax.nn.softmax(mean + features @ found)
         return found - solve(features.T @ (weight[:, None] * (chances - targets)) + found)
 
-    fixed = lax.stop_gradient((mean, features, gram))
-    factor = jax.scipy.linalg.cho_factor(lax.stop_gradient(matrix))
+    def solved(matrix: Array) -> Callable[[Array], Array]:
+        return lambda error: jax.scipy.linalg.solve(matrix, error, assume_a="pos")
+
+    # One factorisation, used again and again: two of 128 rows at a time, on several threads, give NaN or never end.
+    mean_, features_, gram_, matrix_ = lax.stop_gradient((mean, features, gram, matrix))
     found = jnp.zeros((gram.shape[0], targets.shape[1]), features.dtype)
     for _ in range(NEWTON_STEPS - DIFFERENTIATED):
-        found = step(found, *fixed, lambda error: jax.scipy.linalg.cho_solve(factor, error))
+        found = step(found, mean_, features_, gram_, solved(matrix_))
     # At the minimum a step changes nothing, so the derivative of the last ones is nearly that of the minimum.
     for _ in range(DIFFERENTIATED):
-        found = step(found, mean, features, gram, lambda error: jax.scipy.linalg.solve(matrix, error, assume_a="pos"))
+        found = step(found, mean, features, gram, solved(matrix))
     return scaled.T @ found if small else found
 
 
