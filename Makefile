@@ -1,8 +1,8 @@
 # Everything sets itself up: only Python 3.11 or newer and make are needed.
 #
 #   make demo      meta-train on sinusoids, evaluate, write a report (about a minute)
-#   make test      lint, types, layers, documentation examples, tests (under ten minutes)
-#   make test-all  the same, with the slow tests
+#   make test      lint, types, layers, documentation examples, every test (under 14 minutes on two cores)
+#   make quick     lint and the quick tests of what differs from main (SINCE=COMMIT for something else), no training
 #   make docs      the documentation, warnings as errors
 #   make results   the tables of README.md and docs/results.md, from benchmarks/results/
 #   make bench     the comparison with other libraries, in an environment of its own (about an hour on two cores);
@@ -15,7 +15,7 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-all lint docs results bench golden clean
+.PHONY: demo test quick lint docs results bench golden clean
 
 demo: .venv/.ready-all
 	$(BIN)/innerloop train demo
@@ -23,8 +23,8 @@ demo: .venv/.ready-all
 test: lint
 	$(BIN)/pytest -q --numprocesses 2 --dist worksteal
 
-test-all: lint
-	$(BIN)/pytest -q --numprocesses 2 --dist worksteal -m "slow or not slow"
+quick: .venv/.ready-dev
+	$(BIN)/python tests/quick.py $(SINCE)
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .

@@ -1,11 +1,15 @@
 """Set up before anything imports JAX: two CPU devices, and the annotated shapes checked at every call."""
 
 import atexit
+import contextlib
+import ctypes
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -16,29 +20,41 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for all workers and the
     atexit.register(shutil.rmtree, os.environ["INNERLOOP_CACHE"], ignore_errors=True)
 install_import_hook("innerloop", "beartype.beartype")
 
+# The same examples in each run, and no deadline, which a compilation would miss.
+hypothesis.settings.register_profile(
+    "innerloop", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.load_profile("innerloop")
+
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Half the time of compilation, as tests compile for long and run for moments; not for the golden bits."""
-    quick = request.path.name != "test_golden.py"
+def quick_compilation() -> Iterator[None]:
+    """Half the time of compilation, as tests compile for long and run for moments; not where marked `optimised`."""
     with pytest.MonkeyPatch.context() as patch:
-        if quick:
-            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for programs that tests start
-        jax.config.update("jax_disable_most_optimizations", quick)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for programs that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # compiled programs are kept until then, and no other module calls the same ones
+    _give_back()
+
+
+def _give_back() -> None:
+    """Hand freed memory to the system: glibc keeps what compilation took, which grows to gigabytes in a worker."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)
-def optimised_pooling(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Networks that pool are compiled as a user's are: the quick way computes a maximum over a window twice, rounded
-    differently, so that no element equals it and its second derivative is 0 / 0.
-    """
-    pools = any(name in request.node.name for name in ("max-pool", "resnet12"))
-    if pools:
+def optimised_compilation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is marked `optimised` is compiled as a user's programs are."""
+    marked = request.node.get_closest_marker("optimised") is not None
+    if marked:
+        monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
         jax.config.update("jax_disable_most_optimizations", False)
     yield
-    if pools:
+    if marked:
         jax.config.update("jax_disable_most_optimizations", True)
 
 

@@ -21,10 +21,10 @@ from benchmarks.family_tables import (
     which_one,
     whole_table,
 )
-from innerloop.core import algorithms
 from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
 from innerloop.core.algorithms import ALGORITHMS, PIECES, Algorithm
-from innerloop.core.metagrad import last_step, reptile
+from innerloop.core.algorithms import table as algorithms_table
+from innerloop.core.objectives import last_step, reptile
 from innerloop.workloads.episodes.recipes import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +41,7 @@ NETWORKS = {
     "per-step": "scale and shift of normalisation once for each inner step (`models.per_step`)",
     "context": "takes a context beside its input (`models.with_context`)",
     "prototypes": "an embedding with prototypes (`models.prototypical`)",
+    "shared-head": "its classes begin with one head vector (`models.shared_head`)",
 }
 
 
@@ -63,7 +64,7 @@ def outer_update(row: Algorithm) -> str:
 
 def sources() -> dict[str, str]:
     """Each row as it stands in the table: its rule, adjoint and objective, by name."""
-    tree = ast.parse(inspect.getsource(algorithms))
+    tree = ast.parse(inspect.getsource(algorithms_table))
     table = next(
         node.value
         for node in tree.body
@@ -80,6 +81,19 @@ def sources() -> dict[str, str]:
         ]
         rows[str(key.value)] = f"Algorithm({', '.join(wanted)}, ...)"
     return rows
+
+
+def call(name: str, row: Algorithm) -> list[str]:
+    """How the row is called."""
+    sizes = {"context": ", context=5", "prototypes": ", features=64, ways=5"}.get(row.network, "")
+    iterations = ", iterations=10_000" if row.needs_iterations else ""
+    settings = "inner_rate=0.01, steps=5, optimizer=optax.adam(1e-3), meta_batch=25"
+    arguments = f"model, criterion, {settings}{iterations}{sizes}"
+    one_line = f'learner = il.algorithm("{name}")({arguments})'
+    return [
+        *([one_line] if len(one_line) <= 120 else [f'learner = il.algorithm("{name}")(', f"    {arguments}", ")"]),
+        "state, metrics = il.repeat(learner.update)(learner.init(key), tasks, 1_000)",
+    ]
 
 
 def page(name: str, row: Algorithm, source: str) -> str:
@@ -104,6 +118,12 @@ def page(name: str, row: Algorithm, source: str) -> str:
         "",
         "```python",
         f'"{name}": {source}',
+        "```",
+        "",
+        "From the library:",
+        "",
+        "```python",
+        *call(name, row),
         "```",
         "",
         f"`innerloop train RECIPE --algorithm {name}` trains it. $\\theta_t$ is $\\theta$ adapted by $t$ inner steps "

@@ -118,14 +118,14 @@ def curves(experiment: Experiment, meta: Any, part: Part, shots: int) -> dict[st
         rule=experiment.rule,
         steps=experiment.config.evaluation.steps,
         num_tasks=TASKS,
-        query_losses=experiment.judges,
+        query_losses=experiment.eval_losses,
         adjoint=experiment.forward,
         layout=experiment.layout,
     )
     tasks = experiment.distribution(part, shots, experiment.config.evaluation.queries)
     key = jax.random.key({"val": VALIDATION_SEED, "test": TEST_SEED}[part])
     found = jax.jit(lambda meta: lax.map(lambda each: run(each, tasks, key), meta))(meta)
-    judge = next(iter(experiment.judges))
+    judge = next(iter(experiment.eval_losses))
     return {name.split("/")[1]: np.asarray(found[name]).mean(axis=1) for name in found if name.startswith(judge + "/")}
 
 

@@ -5,13 +5,14 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from innerloop.workloads.episodes.comparison import cells_of, title_of
-
+from innerloop import workloads
 from innerloop.core.algorithms import ALGORITHMS
-from innerloop.workloads.episodes import figures
+from innerloop.runs import plots
+from innerloop.runs.comparison import cells_of, title_of
 from innerloop.workloads.episodes.memory import readable
-from innerloop.workloads.episodes.recipes import METHODS, RECIPES
+from innerloop.workloads.episodes.recipes import METHODS
 
+RECIPES = workloads.recipes()
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MISSING = "*not yet measured*"
@@ -32,7 +33,44 @@ CHOSEN = (
 def kept(name: str) -> dict[str, Any] | None:
     """A kept result, or `None` if there is none."""
     path = RESULTS / f"family-{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return as_compared(json.loads(path.read_text())) if path.exists() else None
+
+
+def as_compared(result: dict[str, Any]) -> dict[str, Any]:
+    """A comparison of an earlier version as today's `innerloop compare` keeps it; all else as it is."""
+    if "groups" not in result or "factor" not in result:
+        return result
+    tables = []
+    for table in result["tables"]:
+        by = "" if table["judge"] == "query" else f", {table['judge']}"
+        tables.append(
+            {
+                "title": f"{table['shots']}-shot, {result['unit']}{by}",
+                "lower_is_better": result["metric"] == "loss",
+                "tasks": result["test"]["tasks"],
+                "rows": [scaled(row, result["factor"]) for row in table["rows"]],
+            }
+        )
+    return {**result, "tables": tables}
+
+
+def scaled(row: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A row whose scores are multiplied by a factor."""
+    if "mean" not in row:
+        return row
+    changed = {name: row[name] * factor for name in ("mean", "interval")}
+    changed["spread"] = None if row["spread"] is None else row["spread"] * factor
+    changed["by_seed"] = [value * factor for value in row["by_seed"]]
+    changed["curve"] = {name: [value * factor for value in values] for name, values in row["curve"].items()}
+    if "difference" in row:
+        numbers = {name: row["difference"][name] * factor for name in ("mean", "interval", "error")}
+        changed["difference"] = row["difference"] | numbers
+    return row | changed
+
+
+def shots_of(table: dict[str, Any]) -> int:
+    """The shots of a table, which its title begins with."""
+    return int(table["title"].split("-shot")[0])
 
 
 def file_name(name: str) -> str:
@@ -74,8 +112,8 @@ def measured(name: str) -> list[str]:
         for table in result["tables"]:
             for row in table["rows"]:
                 if row["label"] == name:
-                    head = f"{title_of(result, table)}, after {row.get('steps', '')} steps"
-                    lines.append(f"| {head} | " + " | ".join(cells_of(result, row)) + " |")
+                    head = f"{title_of(table)}, after {row.get('steps', '')} steps"
+                    lines.append(f"| {head} | " + " | ".join(cells_of(result, table, row)) + " |")
         lines += ["", f"{provenance(result)} See [all rows](index.md#{title.lower()}).", ""]
         lines += [f"Note: {each}.\n" for each in dict.fromkeys(result["remarks"]) if each.startswith(f"{name}: ")]
     figures_of = [
@@ -103,9 +141,9 @@ def advice(title: str, result: dict[str, Any] | None) -> list[str]:
         return [f"{title}: {MISSING}.", ""]
     table, reference = result["tables"][0], result["reference"]
     known = [row for row in table["rows"] if row["label"] in result["groups"] and row.get("mean", nan) == row["mean"]]
-    best = sorted(known, key=lambda row: row["mean"], reverse=result["metric"] != "loss")
+    best = sorted(known, key=lambda row: row["mean"], reverse=not table["lower_is_better"])
     rivals = [row for row in best if "difference" in row]
-    named = lambda wanted: ", ".join(f"`{row['label']}`" for row in rivals if better(result, row) == wanted)  # noqa: E731
+    named = lambda wanted: ", ".join(f"`{row['label']}`" for row in rivals if better(table, row) == wanted)  # noqa: E731
     cost = {row["label"]: result["groups"][row["label"]]["seconds_per_meta_step"] for row in known}
     cheapest = min((each for each in cost if cost[each]), key=lambda each: cost[each])
     return [
@@ -123,15 +161,16 @@ def advice(title: str, result: dict[str, Any] | None) -> list[str]:
 
 def published_order(result: dict[str, Any], best: list[dict[str, Any]]) -> list[str]:
     """Whether the rows come in the order of their published figures, where there are several."""
+    table = result["tables"][0]
     figures = {
         row["label"]: each.value
         for row in best
         for each in RECIPES[result["recipe"]].published
-        if each.method == METHODS.get(row["label"]) and each.shots == result["tables"][0]["shots"]
+        if each.method == METHODS.get(row["label"]) and each.shots == shots_of(table)
     }
     if len(figures) < 2:
         return []
-    ours, theirs = list(figures), sorted(figures, key=lambda name: figures[name], reverse=result["metric"] != "loss")
+    ours, theirs = list(figures), sorted(figures, key=lambda name: figures[name], reverse=not table["lower_is_better"])
     names = lambda order: ", ".join(f"`{name}`" for name in order)  # noqa: E731
     if ours == theirs:
         return ["- The order is the published one."]
@@ -147,12 +186,12 @@ def budget(result: dict[str, Any]) -> str:
     return f"{', '.join(f'{each:,}' for each in sorted(steps))} meta-steps for each row"
 
 
-def better(result: dict[str, Any], row: dict[str, Any]) -> int:
+def better(table: dict[str, Any], row: dict[str, Any]) -> int:
     """1 if a row is better than the reference beyond doubt, -1 if worse, 0 if they are not told apart."""
     difference = row["difference"]
     if not difference["decided"]:
         return 0
-    return 1 if (difference["mean"] < 0) == (result["metric"] == "loss") else -1
+    return 1 if (difference["mean"] < 0) == table["lower_is_better"] else -1
 
 
 def whole_table(title: str, key: str) -> list[str]:
@@ -163,18 +202,18 @@ def whole_table(title: str, key: str) -> list[str]:
         return [*lines, f"{MISSING}", ""]
     groups = result["groups"]
     lines += [
-        f"{result['recipe']}, {budget(result)}, {result['test']['tasks']} test tasks, the same for all. The score is "
-        "the mean over tasks and seeds with its 95 % interval over tasks; differences are paired task by task, * marks "
-        "those beyond two standard errors over tasks and seeds.",
+        f"{result['recipe']}, {budget(result)}, {result['tables'][0]['tasks']} test tasks, the same for all. The score "
+        "is the mean over tasks and seeds with its 95 % interval over tasks; differences are paired task by task, * "
+        "marks those beyond two standard errors over tasks and seeds.",
         "",
     ]
     for table in result["tables"]:
         lines += [
-            f"| {title_of(result, table)} | after | score | sd over seeds | vs `{result['reference']}` | ms a "
+            f"| {title_of(table)} | after | score | sd over seeds | vs `{result['reference']}` | ms a "
             "meta-step | memory | compiling |",
             "|---|---|---|---|---|---|---|---|",
             *(
-                f"| {link(row['label'])} | {row.get('steps', '')} | " + " | ".join(cells_of(result, row)) + " |"
+                f"| {link(row['label'])} | {row.get('steps', '')} | " + " | ".join(cells_of(result, table, row)) + " |"
                 for row in table["rows"]
             ),
             "",
@@ -198,11 +237,11 @@ def beside_published(result: dict[str, Any]) -> list[str]:
         wanted = [
             each
             for each in RECIPES[result["recipe"]].published
-            if each.method == METHODS.get(row["label"]) and each.shots == table["shots"]
+            if each.method == METHODS.get(row["label"]) and each.shots == shots_of(table)
         ]
         values = row.get("curve", {"mean": []})["mean"]
         lines += [
-            f"| {link(row['label'])} | {each.steps} | {each.text} | {result['factor'] * values[each.steps]:.3g} |"
+            f"| {link(row['label'])} | {each.steps} | {each.text} | {values[each.steps]:.3g} |"
             for each in wanted
             if each.steps < len(values)
         ]
@@ -334,10 +373,10 @@ def link(name: str) -> str:
 def steps_figure(result: dict[str, Any]) -> str:
     """Loss, time and memory against the number of inner steps, and how many seeds diverged."""
     rows = result["rows"]
-    plot, axes = figures.pyplot().subplots(1, 3, figsize=(13, 4))
+    plot, axes = plots.pyplot().subplots(1, 3, figsize=(13, 4))
     for place, name in enumerate(dict.fromkeys(row["algorithm"] for row in rows)):
         own = [row for row in rows if row["algorithm"] == name]
-        style = {"color": figures.COLOURS[place % 7], "linestyle": "-" if place < 7 else ":", "marker": "."}
+        style = {"color": plots.COLOURS[place % 7], "linestyle": "-" if place < 7 else ":", "marker": "."}
         steps = [row["inner_steps"] for row in own]
         found = [scores(row) for row in own]
         axes[0].plot(steps, [mean(each) if each else nan for each in found], label=name, **style)
@@ -361,7 +400,7 @@ def steps_figure(result: dict[str, Any]) -> str:
         axis.xaxis.set_minor_formatter("")
     axes[0].legend(fontsize=7)
     plot.tight_layout()
-    return figures.as_svg(plot)
+    return plots.as_svg(plot)
 
 
 def pictures() -> dict[str, str]:
@@ -369,7 +408,9 @@ def pictures() -> dict[str, str]:
     found = {}
     for key in COMPARISONS.values():
         if result := kept(key):
-            found[f"family-{key}.svg"] = figures.comparison(result, result["tables"][0])
+            table = result["tables"][0]
+            label = result.get("unit", table["title"])
+            found[f"family-{key}.svg"] = plots.comparison(table["rows"], label, logarithmic=table["lower_is_better"])
     for key in LOOPS.values():
         if result := kept(key):
             found[f"family-{key}.svg"] = steps_figure(result)

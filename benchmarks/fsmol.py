@@ -80,7 +80,7 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
         "best_step": int(fit.best_step),
         "choices": list(data.plan.reasons),
         "config": codec.encoded(config) | {"data": "train.parquet", "run_dir": None},
-        "scores": scores,
+        "scores": scores.values,
     }
 
 
@@ -96,8 +96,8 @@ def baselines(sizes: Sequence[int], folder: Path, progress: Progress) -> dict[st
     chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[:SAMPLE]
     preparation = Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
     rows = validation(folder, config)
-    scores = evaluation.evaluate_baselines(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
-    return {"scores": scores}
+    scores = evaluation.evaluate_rivals(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
+    return {"scores": scores.values}
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from innerloop.runs.progress import duration
+from innerloop.runs.results import NORMAL_QUANTILE
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,9 +52,11 @@ def page(result: dict[str, Any], serving: dict[str, Any]) -> str:
         "(delta-AUPRC), mean over tasks ± standard error.",
         "",
         *head,
-        row("**innerloop**", main["scores"]["rows"], "innerloop", sizes),
+        row("**innerloop**", standard_errors(main["scores"]), "innerloop", sizes),
     ]
-    baselines = [r for name in ("baselines", "baselines-large") if name in parts for r in parts[name]["scores"]["rows"]]
+    baselines = [
+        r for name in ("baselines", "baselines-large") if name in parts for r in standard_errors(parts[name]["scores"])
+    ]
     if baselines:
         methods = dict.fromkeys(each["method"] for each in baselines)
         lines += [row(f"scikit-learn: {name}", baselines, name, sizes) for name in methods]
@@ -72,7 +75,7 @@ def page(result: dict[str, Any], serving: dict[str, Any]) -> str:
     ablations = [name for name in NAMES if name in parts]
     if ablations:
         lines += ["### What gave it", "", "Each line changes one thing and trains half as long.", "", *head]
-        lines += [row(NAMES[name], parts[name]["scores"]["rows"], "innerloop", sizes) for name in ablations]
+        lines += [row(NAMES[name], standard_errors(parts[name]["scores"]), "innerloop", sizes) for name in ablations]
         lines.append("")
     curves = main["scores"]["curves"]
     steps = len(curves[str(sizes[0])][METRIC])
@@ -108,6 +111,16 @@ def serving_section(result: dict[str, Any]) -> list[str]:
         f"| {result['requests']:,} | {result['errors']} | {result['requests_per_second']:.0f} | "
         f"{' | '.join(f'{each:.0f}' for each in times.values())} |",
         "",
+    ]
+
+
+def standard_errors(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an evaluation with standard errors, as the benchmark states them, in place of 95 % intervals."""
+    if "interval" not in scores:  # of an earlier version, which kept standard errors
+        return scores["rows"]
+    return [
+        each | {"metrics": {name: (mean, width / NORMAL_QUANTILE) for name, (mean, width) in each["metrics"].items()}}
+        for each in scores["rows"]
     ]
 
 

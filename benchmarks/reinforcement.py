@@ -11,29 +11,190 @@ from typing import Any
 
 import numpy as np
 
+from innerloop.core.evaluate import summarise
+from innerloop.runs.progress import duration
+from innerloop.workloads.reinforcement import recipes
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "rl-measured.md"
 PLAIN = "log-likelihood"
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""The 97.5 % quantile of Student's t, by the number of seeds."""
 NOT_YET = ["## Inner estimators", "", "Not yet measured; `python benchmarks/estimators.py` does.", ""]
 
 
 def page() -> str:
     """The page."""
     simulators, iteration = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("simulators", "iteration"))
-    estimators = RESULTS / "estimators.json"
+    estimators, variance, ratios = (kept(name) for name in ("estimators", "estimator-variance", "iteration-ratio"))
     return "\n".join(
         [
             "# Meta-reinforcement learning, measured",
             "",
-            "Written by `make results` from `benchmarks/results/`. The returns of whole runs beside the published ones "
-            "are among the [measured results](results.md).",
+            "Written by `make results` from `benchmarks/results/`. Each run has a section of its own among the "
+            "[measured results](results.md).",
             "",
-            *(estimator_section(json.loads(estimators.read_text())) if estimators.exists() else NOT_YET),
+            *returns_section(),
+            *(estimator_section(estimators) if estimators else NOT_YET),
+            *(variance_section(variance) if variance else []),
             *simulator_section(simulators),
+            *(ratio_section(ratios) if ratios else []),
             *iteration_section(iteration),
         ]
     )
+
+
+def kept(name: str) -> dict[str, Any] | None:
+    """A result, if it was measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def returns_section() -> list[str]:
+    """Ours beside what was published, for all environments."""
+    lines = [
+        "## Returns beside the published ones",
+        "",
+        "Mean undiscounted return on the 40 test goals of the paper before adaptation and after 1, 2 and 3 updates, "
+        "with its 95 % interval: over goals for one seed, as published; over seeds (Student's t) for several. *Short "
+        "by* is how far the end of our interval is below the published mean after 1 / 2 / 3 updates. `innerloop "
+        "recipes` says where a recipe departs from the published settings.",
+        "",
+        "| | before | after 1 | after 2 | after 3 | short by | iterations | training, each |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("rl-*-seed*.json"))]
+    for name, recipe in recipes.RECIPES.items():
+        if not recipe.published:
+            continue
+        lines.append(f"| **`{name}`** | | | | | | | |")
+        own = [run for run in runs if run["recipe"] == name]
+        published = {
+            method: [figure for figure in recipe.published if figure.method == method]
+            for method in dict.fromkeys(figure.method for figure in recipe.published)
+        }
+        for method, figures in published.items():
+            ours = rows_of(own, "maml" if method == "MAML" else method)
+            cells = [f"{figure.value:.1f} ± {figure.interval:.1f}" for figure in figures]
+            lines.append(f"| {method}, published | {' | '.join([*cells, *[''] * (4 - len(cells))])} | | | |")
+            if not ours:
+                lines.append(f"| {method}, ours | not yet measured | | | | | | |")
+            lines += [ours_beside(method, settings, found, figures) for settings, found in ours.items()]
+    return [*lines, ""]
+
+
+def rows_of(runs: list[dict[str, Any]], method: str) -> dict[str, list[tuple[dict[str, Any], np.ndarray]]]:
+    """A method's returns on each goal `[goals, updates + 1]`, by what its runs change of the recipe.
+
+    Baselines are the same whatever was trained beside them: of several, those that trained longest.
+    """
+    found: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}
+    for run in runs:
+        for row in run["evaluation"]["tables"][0]["rows"]:
+            baseline_of_none = method == "maml" and "baselines" in settings_of(run)
+            if row["method"] == method and not baseline_of_none:
+                found.setdefault(settings_of(run), []).append((run, np.array(row["per_task"])))
+    if method == "maml" or not found:
+        return found
+    every = [each for several in found.values() for each in several]
+    longest = max(each[0]["evaluation"]["settings"]["baseline_iterations"] for each in every)
+    return {"": [each for each in every if each[0]["evaluation"]["settings"]["baseline_iterations"] == longest][:1]}
+
+
+def settings_of(run: dict[str, Any]) -> str:
+    """What a run changes of the recipe, in words."""
+    if run["meta_steps"] == 1:
+        return "baselines alone"
+    back = "--inner.estimator log-likelihood"
+    return "as published" if run["changes"].startswith(back) else run["changes"]
+
+
+def ours_beside(method: str, settings: str, found: list[tuple[dict[str, Any], np.ndarray]], figures: list[Any]) -> str:
+    """A row of the table."""
+    means, half = interval_of([values for _, values in found])
+    short = [figure.value - mean - width for figure, mean, width in zip(figures, means, half, strict=False)]
+    after = short[1:] or short  # the oracle is not adapted
+    cells = [f"{mean:.1f} ± {width:.1f}" for mean, width in zip(means, half, strict=True)][:4]
+    run = found[0][0]
+    baseline = method != "MAML"
+    iterations = run["evaluation"]["settings"]["baseline_iterations"] if baseline else run["meta_steps"]
+    training = "" if baseline else duration(float(np.mean([each["training_seconds"] for each, _ in found])))
+    number = f", {len(found)} seeds" if len(found) > 1 else ""
+    said = f"{method}, ours{f' ({settings})' if settings else ''}{number}"
+    count = "" if method == "random" else f"{iterations:,}"
+    lack = " / ".join(f"{max(each, 0.0):.1f}" for each in after) if any(each > 0 for each in after) else "nothing"
+    lack = "" if method in ("random", "pre-trained") else lack  # to beat, not to reach
+    filled = [*cells, *[""] * (4 - len(cells))]
+    return f"| {said} | {' | '.join(filled)} | {lack} | {count} | {training} |"
+
+
+def interval_of(seeds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean return and the half-width of its 95 % interval: over goals for one seed, over seeds for several."""
+    if len(seeds) == 1:
+        mean, half = summarise(seeds[0])
+        return np.asarray(mean), np.asarray(half)
+    means = np.stack([each.mean(axis=0) for each in seeds])
+    quantile = STUDENT.get(len(seeds), 1.96)
+    return means.mean(axis=0), quantile * means.std(axis=0, ddof=1) / np.sqrt(len(seeds))
+
+
+def variance_section(result: dict[str, Any]) -> list[str]:
+    """How noisy the estimators' meta-gradients are, and how far off."""
+    lines = [
+        "## Variance and bias of the inner estimators",
+        "",
+        f"{source(result)}. At one checkpoint (`{result['checkpoint_of']}` after {result['iterations']} iterations), "
+        f"{result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the mean over "
+        f"as many draws of {result['larger']} times the episodes with Loaded DiCE. All in units of its norm; "
+        "a bias that is smaller than its noise cannot be told from none. *Through the inner update* is what the "
+        "meta-gradient has beyond the first-order one.",
+        "",
+        "| inner estimator | deviation | bias | noise | through the inner update: deviation | bias | noise |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        cells = [f"{row[part][what]:.2f}" for part in ("whole", "part") for what in ("deviation", "bias", "error")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    share = result["rows"]["lvc"]["part"]["deviation"] / result["rows"]["dice"]["part"]["deviation"]
+    return [
+        *lines,
+        "",
+        f"Through the inner update, LVC has {share:.2g} of DiCE's standard deviation here; its paper found about half, "
+        f"in another setting. {resolved(result)}",
+        "",
+    ]
+
+
+def resolved(result: dict[str, Any]) -> str:
+    """Whether the reference is good enough to tell a bias from none."""
+    own = result["rows"]["first order"]["part"]["error"]  # to first order there is no such part, and no noise in it
+    said = f"The reference's own noise through the inner update is {own:.2f} of its norm"
+    if own < 0.3:
+        return f"{said}: biases beyond that are resolved."
+    return f"{said}: the deviations can be compared, but the biases are not resolved with so few draws."
+
+
+def ratio_section(result: dict[str, Any]) -> list[str]:
+    """What the changes of code and recipes saved."""
+    lines = [
+        "## An iteration, before against after",
+        "",
+        "Both built in one run on the same machine and measured by turns, so that other work on it shifts both; the "
+        "median of the rounds' ratios, and in brackets the least and the most.",
+        "",
+        "| | before | after | of the time | outside of the simulator, before | after | command and commits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        before, after = row["seconds"]
+        outside = [f"{share:.0%}" if share < 1 else "(none)" for share in row["outside_of_simulator"]]
+        commits = " against ".join((commit or "unknown")[:10] for commit in row["commits"])
+        lines.append(
+            f"| `{name}` | {before:.2f} s | {after:.2f} s | {row['ratio']:.2f} ({min(row['ratios']):.2f} to "
+            f"{max(row['ratios']):.2f}) | {outside[0]} | {outside[1]} | `{row['command']}`, {commits} |"
+        )
+    return [*lines, ""]
 
 
 def source(result: dict[str, Any]) -> str:

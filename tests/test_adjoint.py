@@ -18,6 +18,7 @@ from innerloop import (
     Task,
     Truncated,
     adapt,
+    implicit_diagnostics,
     losses,
     meta_loss,
     models,
@@ -44,7 +45,7 @@ RULES = {
     ),
     "schedule": lambda: rules.from_optax(optax.sgd(optax.cosine_decay_schedule(0.1, 5))),
     "meta-sgd": lambda: rules.meta_sgd(0.1),
-    "learned-adam": lambda: rules.learned(
+    "learned-adam": lambda: rules.trainable(
         lambda h: optax.adam(h["rate"], b1=h["decay"], eps_root=1e-8), {"rate": 0.01, "decay": 0.8}
     ),
     "step-per-step": lambda: rules.InnerRule(
@@ -95,10 +96,13 @@ def test_closed_form_of_one_step_size_for_each_parameter(steps):
 
 
 def implicit(steps=400, task=None, loss=quadratic_loss, meta=None, **options):
-    """The implicit meta-gradient of a converged inner loop, and its metrics."""
-    value = meta_loss(loss, rule=rules.sgd(0.1), steps=steps, adjoint=Implicit(regularisation=0.7, **options))
-    meta = Meta(jnp.arange(4.0), ()) if meta is None else meta
-    return jax.jit(jax.grad(value, has_aux=True))(meta, task or quadratic_task(0), KEY)
+    """The implicit meta-gradient of a converged inner loop, its metrics, and its diagnostics."""
+    settings = {"rule": rules.sgd(0.1), "steps": steps, "adjoint": Implicit(regularisation=0.7, **options)}
+    meta, task = Meta(jnp.arange(4.0), ()) if meta is None else meta, task or quadratic_task(0)
+    gradient, metrics = jax.jit(jax.grad(meta_loss(loss, **settings), has_aux=True))(meta, task, KEY)
+    told = jax.jit(implicit_diagnostics(loss, **settings))(meta, task, KEY)
+    np.testing.assert_allclose(told["stationarity"], metrics["stationarity"], rtol=1e-12)
+    return gradient, told
 
 
 def test_implicit_gradient_of_quadratics():
@@ -128,6 +132,37 @@ def test_implicit_gradient_is_that_of_the_minimum():
     gradient = jax.jit(jax.grad(whole))(params)
     along = sum(jnp.vdot(gradient[name], direction[name]) for name in params)
     np.testing.assert_allclose(along, slope, rtol=1e-7)
+
+
+def test_implicit_gradient_in_data_and_in_what_the_loss_closes_over():
+    """With θ* = (sA + λI)⁻¹ (sA a + λθ): in the support set's centre and curvature, in a factor s that the loss closes
+    over, and in the query set, each by the closed form.
+    """
+    theta, coef, task = jnp.arange(4.0), 0.7, quadratic_task(0)
+
+    def closed_form(theta, support, query, scale):
+        (a, A), (b, B) = support, query
+        A, B = (A + A.T) / 2, (B + B.T) / 2  # as the loss takes them
+        end = jnp.linalg.solve(scale * A + coef * jnp.eye(4), scale * A @ a + coef * theta)
+        return 0.5 * (end - b) @ B @ (end - b)
+
+    def implicit_value(theta, support, query, scale):
+        def loss(params, batch, key):
+            offset = params - batch.centre
+            return 0.5 * scale * offset @ batch.curvature @ offset, {}
+
+        adjoint = Implicit(coef, ConjugateGradient(10, 1e-12))
+        value = meta_loss(loss, rule=rules.sgd(0.1), steps=400, adjoint=adjoint, query_loss=quadratic_loss)
+        return value(Meta(theta, ()), Task(support, query), KEY)[0]
+
+    arguments = theta, task.support, task.query, jnp.asarray(1.3)
+    expected = jax.grad(closed_form, (0, 1, 2, 3))(*arguments)
+    actual = jax.jit(jax.grad(implicit_value, (0, 1, 2, 3)))(*arguments)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert relative_error(ours, theirs) < 1e-10
+    batched = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), arguments)
+    ours, theirs = (jax.vmap(jax.grad(of, (0, 1, 2, 3)))(*batched) for of in (implicit_value, closed_form))
+    assert relative_error(ours, theirs) < 1e-10
 
 
 def test_an_unsolved_system_and_an_unfinished_inner_loop_are_told():
@@ -228,11 +263,89 @@ def test_first_order_takes_the_inner_gradient_for_a_number():
         loss = lambda params, batch, key: (scale * quadratic_loss(params, batch, key)[0], {})  # noqa: E731
         rule = rules.sgd(0.1)
         state = adapt(loss, Meta(theta, ()), task.support, KEY, rule=rule, steps=2, adjoint=FirstOrder())
-        return jnp.sum(state.params) + jnp.sum(state.losses)
+        return jnp.sum(state.params) + jax.lax.stop_gradient(jnp.sum(state.losses))
 
     of_theta, of_scale = jax.grad(end, (0, 1))(theta, 2.0)
     np.testing.assert_array_equal(of_theta, jnp.ones(4))
     assert of_scale == 0
+
+
+NO_LOSSES = [FirstOrder(), FirstOrder(0), Truncated(1), Truncated(0), Annealed(), Implicit()]
+NAMES = r"(FirstOrder|Truncated\(last=\d\)|Annealed) takes inner gradients .* jax.lax.stop_gradient|Implicit has .* end"
+WRAPPED = {
+    "plainly": lambda f: f,
+    "jit": jax.jit,
+    "vmap": lambda f: lambda t, *rest: jnp.sum(jax.vmap(lambda t: f(t, *rest))(jnp.stack([t, t]))),
+    "scan": lambda f: lambda *at: jax.lax.scan(lambda total, _: (total + f(*at), None), 0.0, jnp.arange(2))[0],
+    "checkpoint": jax.checkpoint,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+@pytest.mark.parametrize("adjoint", NO_LOSSES, ids=str)
+def test_a_derivative_of_inner_losses_that_is_not_known_is_refused(adjoint, wrap):
+    """In the start, in data, in what the loss closes over; and nobody else is disturbed."""
+    task = quadratic_task(3)
+
+    def value(theta, centre, scale, used):
+        loss = lambda params, batch, key: (scale * quadratic_loss(params, batch, key)[0], {})  # noqa: E731
+        support = task.support._replace(centre=centre)
+        settings = {"rule": rules.sgd(0.1), "steps": 3, "adjoint": adjoint, "progress": 0.1}
+        state = adapt(loss, Meta(theta, ()), support, KEY, **settings)
+        return jnp.sum(state.params) + (jnp.sum(state.losses) if used else jax.lax.stop_gradient(state.losses[0]))
+
+    arguments = jnp.arange(4.0), task.support.centre, jnp.asarray(2.0)
+    for argument in range(3):
+        with pytest.raises(InnerloopError, match=NAMES):
+            jax.grad(WRAPPED[wrap](lambda *at: value(*at, used=True)), argument)(*arguments)
+    gradient = jax.grad(WRAPPED[wrap](lambda *at: value(*at, used=False)))(*arguments)
+    assert gradient.any()
+    value(*arguments, used=True)  # where nothing is differentiated they are numbers
+
+
+def test_the_trajectory_of_an_implicit_gradient_is_refused():
+    task = quadratic_task(3)
+
+    def half_way(theta):
+        settings = {"rule": rules.sgd(0.1), "steps": 3, "adjoint": Implicit(), "trajectory": True}
+        return jnp.sum(adapt(quadratic_loss, Meta(theta, ()), task.support, KEY, **settings).trajectory[1])
+
+    with pytest.raises(InnerloopError, match="Implicit has the derivative of the inner loop's end and not of the way"):
+        jax.grad(half_way)(jnp.arange(4.0))
+
+
+def test_late_losses_of_a_truncated_loop_are_exact():
+    """Where all steps are late, nothing is refused."""
+    theta, task = jnp.arange(4.0), quadratic_task(3)
+
+    def losses_of(adjoint, theta):
+        state = adapt(quadratic_loss, Meta(theta, ()), task.support, KEY, rule=rules.sgd(0.1), steps=2, adjoint=adjoint)
+        return jnp.sum(state.losses)
+
+    exact, truncated = (jax.grad(lambda t, of=of: losses_of(of, t))(theta) for of in (Reverse(), Truncated(2)))
+    assert relative_error(truncated, exact) < 1e-12
+
+
+@pytest.mark.parametrize("adjoint", [FirstOrder(), Truncated(1), Implicit()], ids=str)
+def test_forward_mode_through_what_has_none_is_refused_in_a_sentence(adjoint):
+    value = meta_loss(quadratic_loss, rule=rules.sgd(0.1), steps=2, adjoint=adjoint)
+    of_theta = lambda theta: value(Meta(theta, ()), quadratic_task(0), KEY)[0]  # noqa: E731
+    with pytest.raises(InnerloopError, match="has no forward mode"):
+        jax.jvp(of_theta, (jnp.arange(4.0),), (jnp.ones(4),))
+
+
+def test_second_derivative_of_the_implicit_value():
+    """λ² (A + λI)⁻¹ B (A + λI)⁻¹, in reverse mode twice; forward over reverse mode is refused."""
+    theta, coef, task = jnp.arange(4.0), 0.7, quadratic_task(0)
+    value = meta_loss(
+        quadratic_loss, rule=rules.sgd(0.1), steps=400, adjoint=Implicit(coef, ConjugateGradient(10, 1e-12))
+    )
+    of_theta = lambda theta: value(Meta(theta, ()), task, KEY)[0]  # noqa: E731
+    inverse = jnp.linalg.inv(task.support.curvature + coef * jnp.eye(4))
+    expected = coef**2 * inverse @ task.query.curvature @ inverse
+    assert relative_error(jax.jacrev(jax.grad(of_theta))(theta), expected) < 1e-10
+    with pytest.raises(InnerloopError, match="Implicit has no forward mode"):
+        jax.jvp(jax.grad(of_theta), (theta,), (jnp.ones(4),))
 
 
 def test_gradient_through_the_inner_losses():

@@ -11,6 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from innerloop import FewShotClassifier, FewShotRegressor, InnerloopError, TabularMetaLearner
+from innerloop.tabular.columns import columns_of, infer_kind, named_columns
+from innerloop.tabular.features import Feature
+from innerloop.tabular.rows import rows_of_tasks
 
 DIRECTION = np.array([1.0, -1.0, 0.5, 0.0])
 
@@ -77,7 +80,46 @@ def test_labels_keep_their_type_and_order():
         assert fitted.predict(x).tolist() == labels
 
 
+def test_what_is_predicted_is_inferred_as_the_program_infers_it():
+    """Whole numbers are classes up to 20 different values, and a regression beyond, for both, with the same reason."""
+    random = np.random.default_rng(0)
+    for most, kind in ((20, "classification"), (21, "regression")):
+        tasks = [(random.normal(size=(60, 2)), np.arange(60) % most) for _ in range(6)]
+        rows, reason = rows_of_tasks(tasks)
+        assert rows.regression == (kind == "regression")
+        assert reason == infer_kind(np.concatenate([y for _, y in tasks]), "y")[1]
+        assert reason.startswith(f"{kind}: y has {most} different values")
+    assert rows_of_tasks(tasks, "classification")[0].regression is False
+    assert rows_of_tasks([(x, y.astype(str)) for x, y in tasks])[0].regression is False
+    with pytest.raises(InnerloopError, match="did you mean 'regression'"):
+        rows_of_tasks(tasks, "regresion")
+    with pytest.raises(InnerloopError, match="holds 'a'"):
+        rows_of_tasks([(np.ones((2, 1)), ["a", "b"])], "regression")
+
+
+def test_data_frames_matrices_and_gaps_are_read_alike():
+    class Frame(dict):
+        columns = property(lambda self: list(self))
+
+    frame = Frame(
+        size=np.array([1.0, 2.0]), colour=np.array(["red", np.nan], object), count=np.array([1, None], object)
+    )
+    columns = named_columns(frame)
+    assert columns["colour"].tolist() == ["red", None]
+    np.testing.assert_array_equal(columns["count"], [1.0, np.nan])
+    features = [Feature("size", "numbers", 1), Feature("colour", "categories", 1)]
+    assert set(columns_of(frame, features)) == {"size", "colour"}
+    with pytest.raises(InnerloopError, match="X lacks 1 of the 2 features of the learner: colour; for 'colour', did"):
+        columns_of(Frame(size=frame["size"], color=frame["colour"]), features)
+    with pytest.raises(InnerloopError, match="'size' of X must hold a number in each row"):
+        columns_of(Frame(size=np.array(["a", "b"]), colour=frame["colour"]), features)
+
+
 def test_what_cannot_be_learned_from_is_refused():
+    with pytest.raises(InnerloopError, match="it must be a TabularMetaLearner"):
+        FewShotRegressor(pretrained=3).fit(np.ones((4, 2)), np.arange(4.0))
+    with pytest.raises(InnerloopError, match="preset is 'bets'"):
+        TabularMetaLearner(preset="bets").fit([(np.eye(8), np.arange(8) % 2)] * 6)
     with pytest.raises(InnerloopError, match="There are no tasks"):
         TabularMetaLearner().fit([])
     with pytest.raises(InnerloopError, match="is not trained"):
@@ -92,13 +134,13 @@ def test_what_cannot_be_learned_from_is_refused():
 def test_training_may_start_from_given_parameters(regression):
     random = np.random.default_rng(1)
     tasks = [task(random) for _ in range(12)]
-    trunk = regression.trained().meta.params["encoder"]
-    arrays = {f"{layer}/{name}": np.asarray(leaf) for layer, leaves in trunk.items() for name, leaf in leaves.items()}
+    weights = regression.trained().meta.params["encoder"]
+    arrays = {f"{layer}/{name}": np.asarray(leaf) for layer, leaves in weights.items() for name, leaf in leaves.items()}
     warm = TabularMetaLearner(iterations=1, supports=(8,), preset="fast", initial=arrays).fit(tasks)
     cold = TabularMetaLearner(iterations=1, supports=(8,), preset="fast").fit(tasks)
     distance = lambda learner: float(  # noqa: E731
         np.abs(np.asarray(learner.trained().meta.params["encoder"]["dense1"]["kernel"]) - arrays["dense1/kernel"]).max()
     )
     assert distance(warm) < 0.01 < distance(cold)
-    with pytest.raises(InnerloopError, match="initial differs in dense1/kernel"):
+    with pytest.raises(InnerloopError, match="initial differs in dense1/bias, dense1/kernel, "):
         TabularMetaLearner(iterations=1, initial={}).fit(tasks)

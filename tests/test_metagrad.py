@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from innerloop import FirstOrder, InnerloopError, Meta, Mixed, meta_loss, rules
-from innerloop.core.metagrad import reptile
+from innerloop.core.objectives import reptile
 from oracles import adapted, quadratic_loss, quadratic_task
 
 KEY = jax.random.key(0)

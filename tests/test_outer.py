@@ -160,9 +160,25 @@ def test_no_steps_change_nothing():
     assert not any(map(float, metrics.values()))
 
 
-def test_public_names_cannot_be_replaced_unnoticed():
-    with pytest.raises(AttributeError, match=r"innerloop.adapt cannot be replaced"):
-        il.adapt = None
+def test_diagnostics_are_computed_once_for_many_steps():
+    step, state = sinusoid_step()
+    told = outer.diagnostics(lambda meta, task, key: {"mean": jnp.mean(task.query.x)}, num_tasks=3, layout=Layout(2))
+    run = jax.jit(outer.repeat(step, told))
+    after, metrics = run(state, tasks.Sinusoids(), np.int32(5))
+    plain, without = jax.jit(outer.repeat(step))(state, tasks.Sinusoids(), np.int32(5))
+    assert all((a == b).all() for a, b in zip(leaves_of(after), leaves_of(plain), strict=True))
+    assert metrics.keys() - without.keys() == {"mean"}
+    np.testing.assert_allclose(metrics["mean"], told(after, tasks.Sinusoids())["mean"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("products", ["auto", "row-major", "as-written"])
+def test_how_products_are_computed_does_not_change_the_gradient(products):
+    layout = Layout(products=products)
+    assert layout.rewrites_products == (products != "as-written")  # on a CPU, where the tests run
+    (step, state), (plain_step, plain) = sinusoid_step(layout), sinusoid_step(Layout(products="as-written"))
+    after, expected = jax.jit(step)(state, tasks.Sinusoids())[0], jax.jit(plain_step)(plain, tasks.Sinusoids())[0]
+    for ours, theirs in zip(leaves_of(after), leaves_of(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
 
 
 def test_layouts_that_cannot_be_are_refused():

@@ -52,11 +52,11 @@ def test_the_notebook_runs_on_a_small_subset(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_trunk_computes_the_same_in_pytorch(tmp_path, monkeypatch):
+def test_the_encoder_computes_the_same_in_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from innerloop import TabularMetaLearner
     from innerloop.tabular import artifact as model
-    from innerloop.tabular import learner
+    from innerloop.tabular import encoder
     from learners import untrained
 
     learned = untrained()
@@ -69,7 +69,7 @@ def test_the_trunk_computes_the_same_in_pytorch(tmp_path, monkeypatch):
     x = random.normal(size=(5, 5)).astype(np.float32)
     inputs = learned.preparation.encode({"size": x[:, 0], "price": x[:, 1], "bits": x[:, 2:]})
     with torch.no_grad():
-        there = names["trunk"](torch.tensor(inputs.numbers)).numpy()  # pyright: ignore
-    here = learner.trunk(learned.design, learned.meta.params["trunk"], inputs)
+        there = names["encoder"](torch.tensor(inputs.numbers)).numpy()  # pyright: ignore
+    here = encoder.encode(learned.design, learned.meta.params["encoder"], inputs)
     np.testing.assert_allclose(there, here, atol=1e-5)
     assert isinstance(names["learner"], TabularMetaLearner)

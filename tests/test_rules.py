@@ -53,7 +53,7 @@ def test_meta_sgd_has_no_step_size_for_what_has_no_gradient():
 
 
 def test_learned_hyperparameters_are_data():
-    rule = rules.learned(lambda rate: optax.sgd(rate), 0.1)
+    rule = rules.trainable(lambda rate: optax.sgd(rate), 0.1)
     np.testing.assert_allclose(adapted(rule, jnp.array(0.5))["head"]["bias"], -0.5)
     assert rule.init(PARAMS) is not rule.init(PARAMS)
 

@@ -13,7 +13,7 @@ from benchmarks.peers.measure import ENOUGH, POOLED_TOLERANCE, SLOW, TOLERANCE
 from benchmarks.peers.problems import GROWTH, MAIN, Case
 from benchmarks.peers.tables import as_markdown, promises, table_of
 from benchmarks.peers.with_innerloop import AT_ONCE
-from innerloop.workloads.episodes.figures import COLOURS, as_svg, pyplot
+from innerloop.runs.plots import COLOURS, as_svg, pyplot
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "peers.json"

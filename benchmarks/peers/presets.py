@@ -29,8 +29,9 @@ def compile_seconds(name: str, cache: str) -> float:
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # the program chooses
     from innerloop.runs import machine
     from innerloop.workloads.episodes import memory, recipes, training, tune
-    from innerloop.workloads.episodes.build import IMAGE_SHAPES, assemble, build
+    from innerloop.workloads.episodes.build import assemble, build
     from innerloop.workloads.episodes.data import miniimagenet, omniglot
+    from innerloop.workloads.episodes.network import IMAGE_SHAPES
 
     config = recipes.configure(name)
     machine.set_up(config.layout.shards, config.network.precision)

@@ -10,48 +10,45 @@ if TYPE_CHECKING:
     from innerloop import models, ops, rl, tasks
     from innerloop.core import losses, rules
     from innerloop.core.adapt import adapt
-    from innerloop.core.adjoints import (
-        Adjoint,
-        Annealed,
-        ConjugateGradient,
-        FirstOrder,
-        Implicit,
-        Mixed,
-        Reverse,
-        Truncated,
-    )
-    from innerloop.core.algorithms import ALGORITHMS, Algorithm, algorithm
+    from innerloop.core.adjoints import Annealed, ConjugateGradient, FirstOrder, Implicit, Mixed, Reverse, Truncated
+    from innerloop.core.algorithms import ALGORITHMS, Algorithm, MetaLearner, algorithm
     from innerloop.core.evaluate import evaluate, summarise
     from innerloop.core.layout import Layout
-    from innerloop.core.metagrad import Objective, last_step, meta_loss, multi_step, reptile
-    from innerloop.core.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat
+    from innerloop.core.metagrad import implicit_diagnostics, meta_loss
+    from innerloop.core.objectives import last_step, multi_step, reptile
+    from innerloop.core.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat, sample_task
     from innerloop.errors import InnerloopError
+    from innerloop.exported import load
     from innerloop.tabular.estimator import FewShotClassifier, FewShotRegressor, TabularMetaLearner
     from innerloop.types import (
         Adapted,
+        Adjoint,
         Examples,
         InnerRule,
         Loss,
         Meta,
         MetaLoss,
+        Objective,
         PerStep,
         Task,
         TaskDistribution,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "core.adapt": "adapt",
-    "core.adjoints": "Adjoint Annealed ConjugateGradient FirstOrder Implicit Mixed Reverse Truncated",
-    "core.algorithms": "ALGORITHMS Algorithm algorithm",
+    "core.adjoints": "Annealed ConjugateGradient FirstOrder Implicit Mixed Reverse Truncated",
+    "core.algorithms": "ALGORITHMS Algorithm MetaLearner algorithm",
     "core.evaluate": "evaluate summarise",
     "core.layout": "Layout",
-    "core.metagrad": "Objective last_step meta_loss multi_step reptile",
-    "core.outer": "MetaState MetaStep init meta_gradient meta_step repeat",
+    "core.metagrad": "implicit_diagnostics meta_loss",
+    "core.objectives": "last_step multi_step reptile",
+    "core.outer": "MetaState MetaStep init meta_gradient meta_step repeat sample_task",
     "errors": "InnerloopError",
+    "exported": "load",
     "tabular.estimator": "FewShotClassifier FewShotRegressor TabularMetaLearner",
-    "types": "Adapted Examples InnerRule Loss Meta MetaLoss PerStep Task TaskDistribution",
+    "types": "Adapted Adjoint Examples InnerRule Loss Meta MetaLoss Objective PerStep Task TaskDistribution",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = {

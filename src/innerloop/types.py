@@ -30,12 +30,14 @@ Metrics: TypeAlias = dict[str, Any]
 
 PRNGKey: TypeAlias = Key[Array, ""]
 Step: TypeAlias = int | Int[Array, ""]
+Progress: TypeAlias = float | Float[Array, ""] | None
+"""The share of training that is done, from 0 to 1, for what changes over training; `None` where nobody counts."""
 
 Distribution_co = TypeVar("Distribution_co", covariant=True)
 
 
 class Task(NamedTuple):
-    """One task: adapt on `support`, judge on `query`. Many tasks are the same tree with a leading `[tasks]` axis."""
+    """One task: adapt on `support`, evaluate on `query`. Many tasks are the same tree with a leading `[tasks]` axis."""
 
     support: Batch
     query: Batch
@@ -102,19 +104,86 @@ class Adapted(NamedTuple):
         losses: support loss before each update, `[steps]`.
         metrics: support metrics before each update, leaves `[steps, ...]`.
         trajectory: the parameters after 0, 1, ..., `steps` updates, leaves `[steps + 1, ...]`, when asked for.
+        diagnostics: what the adjoint tells of the inner loop, by name; `stationarity` under `Implicit`.
     """
 
     params: Params
     losses: Float[Array, " steps"]
     metrics: Metrics
     trajectory: Params | None = None
+    diagnostics: Metrics = {}  # noqa: RUF012 - never changed
+
+
+InnerLoss: TypeAlias = Callable[[Params, Any], tuple[Scalar, Metrics]]
+"""`(params, z) -> (loss, metrics)`: the loss of one inner step, with all that it sees beside the parameters in `z`."""
+
+InnerGradient: TypeAlias = Callable[[Params, Any], tuple[tuple[Scalar, Metrics], Params]]
+"""`(params, z) -> ((loss, metrics), inner gradient)`"""
+
+InnerUpdate: TypeAlias = Callable[[InnerGradient, Any, Any], tuple[Any, tuple[Scalar, Any]]]
+"""`(gradient, carry, x) -> (carry, (loss, outputs))`: one inner update, in the manner of `lax.scan`, with any inner
+gradient. The parameters are the first part of the carry, the rule's state is the second."""
+
+
+class InnerRun(NamedTuple):
+    """What an adjoint hands back of an inner loop.
+
+    Attributes:
+        carry: parameters and rule's state after the last update.
+        losses: the inner loss before each update, `[steps]`.
+        outputs: what else the updates put out, leaves `[steps, ...]`.
+        diagnostics: what the adjoint tells of the loop, by name. No gradient flows through them.
+    """
+
+    carry: Any
+    losses: Float[Array, " steps"]
+    outputs: Any
+    diagnostics: Metrics = {}  # noqa: RUF012 - never changed
+
+
+@runtime_checkable
+class Adjoint(Protocol):
+    """Runs an inner loop in such a way that its derivative is the one that the adjoint stands for."""
+
+    def run(self, update: InnerUpdate, loss: InnerLoss, carry: Any, xs: Any, progress: Progress = None, /) -> InnerRun:
+        """Apply `update` over the leading axis of `xs`, as `lax.scan` does.
+
+        Args:
+            update: one inner update, written against any inner gradient.
+            loss: the inner loss whose gradient `update` asks for.
+            carry: the state before the first update: the parameters, and what the rule keeps.
+            xs: what changes from step to step, leaves `[steps, ...]`.
+            progress: the share of training done, for an adjoint that changes over training.
+
+        Returns:
+            The state after the last update, the losses and what else the updates put out.
+        """
+        ...
+
+
+class Objective(NamedTuple):
+    """What is done with the adapted parameters.
+
+    Attributes:
+        value: `(loss, meta, adapted, mask, query, key, progress) -> (scalar, metrics)`, differentiated with respect to
+            `meta`; `mask` marks the leaves that the inner loop adapts, and the metrics include the query loss of the
+            adapted parameters as `loss`.
+        trajectory: whether it needs the parameters after every inner step.
+        needs_progress: whether it changes over training.
+    """
+
+    value: Callable[[Loss, Meta, Adapted, Mask, Batch, PRNGKey, Progress], tuple[Scalar, Metrics]]
+    trajectory: bool = False
+    needs_progress: bool = False
 
 
 @runtime_checkable
 class MetaLoss(Protocol):
     """The loss of one task as a function of what the outer loop learns; its gradient is the meta-gradient."""
 
-    def __call__(self, meta: Meta, task: Task, key: PRNGKey, /) -> tuple[Scalar, Metrics]: ...
+    def __call__(
+        self, meta: Meta, task: Task, key: PRNGKey, progress: Progress = None, /
+    ) -> tuple[Scalar, Metrics]: ...
 
 
 @runtime_checkable

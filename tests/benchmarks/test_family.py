@@ -61,7 +61,7 @@ def comparison(metric):
     row["curve"] = {"mean": [0.9, 0.5], "interval": [0.01, 0.01]}
     better = row | {"label": "maml++", "mean": 0.5 + 0.1 * sign}
     better["difference"] = {"mean": 0.1 * sign, "interval": 0.01, "error": 0.01, "decided": True}
-    return {
+    kept = {
         "recipe": "sinusoid",
         "metric": metric,
         "factor": 100.0 if metric == "accuracy" else 1.0,
@@ -82,6 +82,7 @@ def comparison(metric):
         "machine": {"processor": "a processor", "cores": 2},
         "versions": {"jax": "1"},
     }
+    return tables.as_compared(kept)
 
 
 def test_the_advice_comes_from_the_comparisons(monkeypatch):

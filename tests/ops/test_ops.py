@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -39,7 +39,7 @@ def convolutions(draw):
     }
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25)
 @given(convolutions())
 def test_convolution_equals_that_of_lax(case):
     lhs, rhs = (jnp.asarray(np.random.default_rng(0).normal(size=case.pop(name))) for name in ("lhs", "rhs"))
@@ -87,3 +87,35 @@ def test_max_pool_equals_reduce_window(side):
         jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))(x) for pool in (lambda x: ops.max_pool(x, 2), window)
     )
     np.testing.assert_allclose(*gradients)
+
+
+def test_tied_values_share_the_gradient():
+    """Equal shares for those that tie for the maximum, wherever in the window they are."""
+    windows = jnp.asarray([[3.0, 1, 3, 3], [2, 2, 2, 2], [1, 5, 5, 0], [0, 0, 1, 7], [4, 6, 4, 6]])
+    gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x.reshape(5, 2, 2, 1), 2)))(windows)
+    top = windows == windows.max(axis=1, keepdims=True)
+    np.testing.assert_array_equal(gradient, top / top.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(size, marks=marks) for size in (2, 3) for marks in ((), pytest.mark.optimised)],
+    ids=["2, quickly compiled", "2, optimised", "3, quickly compiled", "3, optimised"],
+)
+def test_derivatives_of_max_pool_in_every_order(size):
+    """Also of what the same compiled program computes, perhaps twice and rounded in two ways."""
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.normal(size=(2, 2 * size, 2 * size, 3)))
+    direction = jnp.asarray(rng.normal(size=x.shape))
+
+    def loss(t):
+        y = x + t * direction
+        y = jax.nn.leaky_relu((y - y.mean((0, 1, 2))) * jax.lax.rsqrt(y.var((0, 1, 2)) + 1e-3), 0.1)
+        return jnp.sum(jnp.sin(ops.max_pool(jnp.sin(3 * y) * y, size)))
+
+    derivative, step = loss, 1e-5
+    for order in range(1, 4):
+        before, derivative = jax.jit(derivative), jax.grad(derivative)
+        expected = (before(step) - before(-step)) / (2 * step)
+        np.testing.assert_allclose(jax.jit(derivative)(0.0), expected, rtol=1e-6, err_msg=f"order {order}")
+        np.testing.assert_allclose(jax.jit(jax.jacfwd(before))(0.0), expected, rtol=1e-6, err_msg=f"order {order}")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -28,7 +28,7 @@ def products(draw):
     return [sizes[name] for name in left], [sizes[name] for name in right], numbers, out
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(products())
 def test_every_product_keeps_its_value(case):
     left, right, numbers, out = case

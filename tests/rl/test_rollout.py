@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from innerloop import InnerloopError
-from innerloop.rl import HostEnv, JaxEnv, Rollouts, collect, envs, rollout
+from innerloop.rl import HostEnv, JaxEnv, Rollouts, collect, envs, host_rollout, rollout
 from rl.countdown import Countdown, HostCountdown
 
 KEY = jax.random.key(0)
@@ -275,7 +275,7 @@ def test_robots_are_collected_as_they_are_stepped():
     policy, params = untrained(env, 2)
     tasks = envs.reference_tasks("AntVelocity")[:2]
     rollouts = collect(env, policy, params, tasks, KEY, steps=150)
-    _, seeds = rollout._begin_at_once(KEY, jnp.tile(jnp.arange(20), (2, 1)))
+    _, seeds = host_rollout._begin_at_once(KEY, jnp.tile(jnp.arange(20), (2, 1)))
     alone = envs.make("AntVelocity", num_envs=1)
     for task in range(2):
         for number, episode in enumerate(episodes_of(rollouts, task)):

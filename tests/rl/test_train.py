@@ -12,6 +12,7 @@ import pytest
 from innerloop import FirstOrder, InnerloopError, Layout, Meta, Mixed, PerStep, adapt, models, rl, rules
 from innerloop.core.adjoints import Truncated
 from innerloop.rl import train
+from innerloop.rl.problem import outer_problem
 from rl.countdown import HostCountdown
 
 ENV = rl.envs.make("Navigation2D")
@@ -109,37 +110,80 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
 
 
 @pytest.mark.parametrize(
-    ("adjoint", "steps", "layout", "recompute"),
+    ("adjoint", "steps", "layout", "settings"),
     [
-        (Mixed(), 1, Layout(), False),
-        pytest.param(Mixed(), 2, Layout(chunk=1), True, marks=pytest.mark.slow),
-        pytest.param(Truncated(1), 2, Layout(chunk=2), False, marks=pytest.mark.slow),
-        (FirstOrder(), 1, Layout(), False),
+        (Mixed(), 1, Layout(), {}),
+        (Mixed(), 1, Layout(chunk=1), {"curvature_tasks": 2}),
+        (Mixed(), 2, Layout(), {"divergence": "initial"}),
+        (Mixed(), 1, Layout(), {"divergence": "initial", "curvature_tasks": 2}),
+        pytest.param(Mixed(), 2, Layout(chunk=1), {"recompute": True}, marks=pytest.mark.slow),
+        pytest.param(Truncated(1), 2, Layout(chunk=2), {}, marks=pytest.mark.slow),
+        (FirstOrder(), 1, Layout(), {}),
     ],
-    ids=["mixed", "mixed, two steps, recomputed", "truncated", "first order"],
+    ids=[
+        "mixed",
+        "mixed, of two tasks",
+        "initial",
+        "initial, of two tasks",
+        "mixed, two steps, recomputed",
+        "truncated",
+        "first order",
+    ],
 )
-def test_the_curvature_is_the_hessian_of_the_mean_divergence(x64, adjoint, steps, layout, recompute):
+def test_the_curvature_is_the_hessian_of_the_mean_divergence(x64, adjoint, steps, layout, settings):
     meta, data = experience(steps)
-    outer = rl.TrustRegion(recompute=recompute)
-    of = train._outer_problem(POLICY, RULE, steps, ROW, outer, adjoint, layout)
-    problem = of(Meta(jax.tree.map(lambda leaf: None, meta.params), ()), data, jnp.zeros(3), KEY)
+    outer = rl.TrustRegion(**settings)
+    problem = problem_of(meta, data, outer, steps=steps, adjoint=adjoint, layout=layout)
     vector, back = jax.flatten_util.ravel_pytree(meta)
     product = jax.jit(lambda at, v: jax.flatten_util.ravel_pytree(problem.curvature(at)(back(v)))[0])
     rows = jax.lax.map(lambda v: product(meta, v), jnp.eye(vector.size)[:4])
-    slope = jax.grad(lambda v: mean_divergence(back(v), data, steps, adjoint))
+    some = jax.tree.map(lambda leaf: leaf[: outer.curvature_tasks or None], data)
+    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence))
     dense = jax.jit(jax.jacfwd(slope))(vector)
     np.testing.assert_allclose(rows, dense[:4], atol=1e-9)
+    # And the values that the line search goes by are the same divergences.
+    near = back(vector + 0.01)
+    found = jax.jit(problem.evaluate)(near)
+    np.testing.assert_allclose(found.adapted, mean_divergence(near, data, steps, adjoint, "adapted"), rtol=1e-9)
+    np.testing.assert_allclose(found.initial, mean_divergence(near, data, steps, adjoint, "initial"), rtol=1e-9)
 
 
-def mean_divergence(meta, data, steps, adjoint):
-    """Over all steps of all tasks after adaptation."""
+def problem_of(meta, data, outer, *, steps=1, rule=RULE, adjoint=Mixed(), layout=Layout()):
+    of = outer_problem(POLICY, rule, steps, ROW, outer, adjoint, layout)
+    return of(jax.tree.map(lambda leaf: None, meta), data, jnp.zeros(3), KEY)
+
+
+def mean_divergence(meta, data, steps, adjoint, which):
+    """Over all steps of all tasks, after adaptation or before."""
+    taken, batch = (steps, steps) if which == "adapted" else (0, 0)
 
     def one(task):
-        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], task) for part in (slice(steps), steps))
-        params = adapt(ROW.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=steps, adjoint=adjoint).params
+        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], task) for part in (slice(taken), batch))
+        params = adapt(ROW.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=taken, adjoint=adjoint).params
         return (POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight).sum()
 
-    return jax.vmap(one)(data).sum() / data.weight[:, -1].sum()
+    return jax.vmap(one)(data).sum() / data.weight[:, batch].sum()
+
+
+def test_without_inner_updates_both_divergences_are_one(x64):
+    meta, data = experience(0)
+    one, other = (problem_of(meta, data, rl.TrustRegion(divergence=which), steps=0) for which in ("adapted", "initial"))
+    vector = jax.tree.map(jnp.ones_like, meta)
+    products = [jax.jit(lambda at, v, p=p: p.curvature(at)(v))(meta, vector) for p in (one, other)]
+    for a, b in zip(*map(jax.tree.leaves, products), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    found = jax.jit(one.evaluate)(vector)
+    assert found.adapted == found.initial > 0
+
+
+def test_the_initial_divergence_has_no_curvature_for_what_the_rule_learns():
+    outer = rl.TrustRegion(divergence="initial")
+    with pytest.raises(InnerloopError, match="no curvature for what the inner rule learns"):
+        run(outer=outer, rule=rules.meta_sgd(0.1))
+    _, _, metrics = run(outer=outer, rule=rules.sgd(0.1), inner="lvc")
+    assert 0 < metrics["kl_initial"] <= 0.01
+    assert metrics["kl"] > metrics["kl_initial"]
+    assert {"cg_residual", "step_length", "log_std", "tries"} <= metrics.keys()
 
 
 def test_returns_after_each_update_on_given_tasks():
@@ -166,6 +210,8 @@ def test_later_updates_are_smaller():
 def test_bad_input_is_refused():
     with pytest.raises(InnerloopError, match="num_tasks=0"):
         rl.train_step(ENV, POLICY, rule=RULE, num_tasks=0, sampling=FEW)
+    with pytest.raises(InnerloopError, match=r"curvature_tasks=4 tasks, but an iteration has num_tasks=3"):
+        run(outer=rl.TrustRegion(curvature_tasks=4))
     with pytest.raises(InnerloopError, match="no inner estimator"):
         rl.train_step(ENV, POLICY, rule=RULE, num_tasks=1, sampling=FEW, inner="maml")
     with pytest.raises(InnerloopError, match="epochs=0"):

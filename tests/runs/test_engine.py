@@ -21,7 +21,13 @@ def start(directory, iterations):
     command = [sys.executable, "-m", "runs.toy", str(directory), str(iterations)]
     path = os.pathsep.join(sys.path)
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
 
 
 def final_state(directory, step):

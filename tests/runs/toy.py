@@ -1,5 +1,6 @@
 """A fourth kind of run in one file: a number learns the mean of noisy targets. It shows what a new kind has to say."""
 
+import signal
 import sys
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -110,4 +111,5 @@ class Toy:
 WORKLOAD = Toy()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup, which has it ignored
     sys.exit(engine.train(WORKLOAD, Config(run_dir=sys.argv[1], iterations=int(sys.argv[2]))))

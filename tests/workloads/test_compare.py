@@ -7,21 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
-from experiment.test_plan import OMNIGLOT, characters  # noqa: F401
 
 from innerloop import ALGORITHMS, InnerloopError
+from innerloop import workloads as kinds
 from innerloop.cli import main as cli
-from innerloop.runs.rundir import existing
-from innerloop.workloads.episodes import compare, comparison, recipes, training
+from innerloop.cli import parse
+from innerloop.runs import compare, comparison, loop, rundir
+from innerloop.workloads.episodes import recipes, training
 from innerloop.workloads.episodes.build import build, require_fitting
 from workloads.program import TINY
+from workloads.test_plan import OMNIGLOT, characters  # noqa: F401
 
 QUICK = [each for each in TINY if each != "--layout.adjoint=mixed"]
 
 
 def configured(recipe, *flags):
-    return parse.fields(list(flags), recipes.configure(recipe, cli._algorithm_of(list(flags))), "")
+    return parse.fields(list(flags), recipes.configure(recipe, parse.value_of(list(flags), "--algorithm")), "")
+
+
+def existing(path):
+    return rundir.existing(path, kinds.registered())
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +46,10 @@ def test_the_table_is_what_the_scores_of_the_tasks_say(contest):
     last = {}
     for name in ("maml", "reptile"):
         runs = [existing(contest / f"{name}-seed{seed}") for seed in (0, 1)]
-        scores = [safetensors.numpy.load(run.scores.read_bytes())[f"{name}/query/5"] for run in runs]
+        scores = [run.scores()[f"{name}/query/5"] for run in runs]
         last[name] = np.stack(scores)[:, :, -1].astype(float)
         assert last[name].shape == (2, 6)
-        tables = [json.loads(run.evaluation.read_text())["tables"] for run in runs]
+        tables = [run.result()["tables"] for run in runs]
         means = [each[0]["rows"][0]["metrics"]["loss"]["mean"][-1] for each in tables]
         np.testing.assert_allclose(rows[name]["by_seed"], means, rtol=1e-6)
         np.testing.assert_allclose(rows[name]["mean"], np.mean(means), rtol=1e-6)
@@ -64,11 +69,11 @@ def test_the_table_is_what_the_scores_of_the_tasks_say(contest):
 def test_the_table_fits_a_terminal_and_the_page_needs_nothing_else(contest, capsys):
     result = json.loads((contest / "comparison.json").read_text())
     result["groups"]["maml"]["diverged"] = [7]
-    said = comparison.as_text(result)
+    said = "\n".join(table.as_text() for table in comparison.tables(result))
     assert all(len(line) <= 80 for line in said.splitlines())
-    for wanted in ("5-shot, mean squared error (lower is better), after 2 inner", "pre-trained on al", "vs maml"):
+    for wanted in ("5-shot, mean squared error (lower is better), after 2 inner", "pre-trained…tasks", "vs maml"):
         assert wanted in said
-    assert "note: maml: training diverged at 1 of 3 seeds (7)" in said
+    assert comparison.remarks(result)[0] == "maml: training diverged at 1 of 3 seeds (7)"
     page = (contest / "comparison.html").read_text()
     assert page.count("<svg") == 1
     assert not re.search(r"<(script|link|img)|(src|href)=\"http", page)
@@ -76,7 +81,7 @@ def test_the_table_fits_a_terminal_and_the_page_needs_nothing_else(contest, caps
 
 def test_finished_runs_are_compared_and_nothing_is_trained_again(contest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(loop, "train", None)
     runs = [str(contest / f"{name}-seed{seed}") for name in ("reptile", "maml") for seed in (0, 1)]
     assert cli.run(["compare", *runs]) == 0
     assert "vs reptile" in capsys.readouterr().out
@@ -88,10 +93,9 @@ def test_finished_runs_are_compared_and_nothing_is_trained_again(contest, tmp_pa
 
 def test_a_run_counts_the_meta_steps_that_it_was_evaluated_after(contest, tmp_path):
     shutil.copytree(contest / "maml-seed0", tmp_path / "run")
-    evaluation = tmp_path / "run" / "evaluation.json"
-    result = json.loads(evaluation.read_text())
-    evaluation.write_text(json.dumps(result | {"meta_steps": 3}))
-    compared = comparison.compared(comparison.grouped([existing(tmp_path / "run")]))
+    run = existing(tmp_path / "run")
+    run.write_result(run.result() | {"meta_steps": 3}, run.scores())
+    compared = comparison.compared(comparison.grouped([comparison.finished(run)]))
     assert compared["groups"]["maml"]["meta_steps"] == 3
 
 
@@ -126,7 +130,8 @@ REFUSED = {
     "what it varies": (["demo", "--algorithms=maml", "--seed=3"], "--seed is what compare varies; use --algorithms"),
     "no value": (["demo", "--algorithms"], "--algorithms needs a value"),
     "what cannot work": (["demo", "--algorithms=maml,protonet"], "protonet classifies, and these tasks are regression"),
-    "reinforcement": (["rl-navigation-2d", "--algorithms=maml"], "recipe of meta-reinforcement learning"),
+    "a row of supervised learning": (["rl-navigation-2d", "--algorithms=maml,anil"], "'anil'"),
+    "no time limit": (["rl-navigation-2d", "--algorithms=maml", "--time-limit=1s"], "--time-limit is not for runs"),
 }
 
 
@@ -209,7 +214,7 @@ def test_every_setting_of_a_row_arrives():
     context = build(configured("demo", "--algorithm=cavia", "--variant.context=7", *QUICK), print)
     assert training.initial_state(context).meta.params["context"].shape == (7,)
     pieces = build(configured("demo", "--algorithm=maml+msl+da", "--variant.first-order-until=0.5", *QUICK), print)
-    assert pieces.algorithm.adjoint.until == 0.5
+    assert pieces.algorithm.adjoint.anneal_fraction == 0.5
 
 
 @pytest.mark.usefixtures("characters")

@@ -183,17 +183,18 @@ def test_plain_lines_where_there_is_no_terminal(run, tmp_path):
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout
     assert "compiling the meta-step ... " in result.stdout
-    assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith("report:"))
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith(("report:", "model:")))
     assert "step 40/40" in result.stdout
 
 
 def test_help_answers_at_once_and_without_jax():
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         result = subprocess.run(command("--help"), capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+        after = os.times()  # of the processor: another program on it does not make ours slow
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(seconds) < 0.3
     assert "innerloop train RECIPE" in result.stdout
     probe = "import sys; from innerloop.cli import main as cli; cli.run(['recipes']); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)

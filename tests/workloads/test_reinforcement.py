@@ -12,7 +12,14 @@ from innerloop.workloads.reinforcement import recipes, scoring
 from innerloop.workloads.reinforcement.build import build
 
 TINY = [
-    *("--outer.iterations=3", "--outer.meta-batch=2", "--sampling.episodes=2", "--policy.widths", "4"),
+    *(
+        "--outer.iterations=3",
+        "--outer.meta-batch=2",
+        "--outer.curvature-tasks=0",
+        "--sampling.episodes=2",
+        "--policy.widths",
+        "4",
+    ),
     *("--evaluation.steps=100", "--evaluation.baseline-iterations=1", "--evaluation.updates=2"),
     "--log.checkpoint-seconds=0",
 ]
@@ -117,7 +124,25 @@ def test_recipes(name, capsys):
     assert json.loads(capsys.readouterr().out)["environment"] == config.environment
 
 
+def outer_of(arguments, capsys):
+    assert cli.run(["config", *arguments]) == 0
+    made = json.loads(capsys.readouterr().out)
+    return made["inner"]["estimator"], made["outer"]["divergence"], made["outer"]["cg_iterations"]
+
+
+def test_the_published_settings_are_a_flag_away(capsys):
+    assert outer_of(["rl-cheetah-direction"], capsys) == ("lvc", "initial", 40)
+    assert outer_of(["rl-cheetah-direction", "--published"], capsys) == ("log-likelihood", "adapted", 10)
+    one = ["rl-cheetah-direction", "--published", "--outer.cg-iterations=3"]
+    assert outer_of(one, capsys) == ("log-likelihood", "adapted", 3)
+    assert cli.run(["train", "demo", "--published"]) == 2
+    assert "demo has no other settings than the published ones" in capsys.readouterr().err
+
+
 MISTAKES = {
+    "--outer.curvature-tasks=21": "--outer.curvature-tasks is 21, but an iteration has only --outer.meta-batch 20",
+    "--outer.divergence=final": "final",
+    "--outer.cap=-1": "--outer.cap is -1.0",
     "--inner.steps=0": "--inner.steps is 0; it must be at least 1",
     "--advantages.discount=1.5": "--advantages.discount is 1.5; it must be between 0 and 1",
     "--outer.bound=0": "--outer.bound is 0.0; it must be a positive number",
@@ -138,3 +163,9 @@ def test_mistakes(argument, tmp_path, capsys):
     assert MISTAKES[argument] in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_the_recipe_that_another_update_has_no_use_for_are_no_mistake(capsys):
+    assert cli.run(["config", "rl-cheetah-direction", "--outer.update", "ppo"]) == 0
+    assert json.loads(capsys.readouterr().out)["outer"]["update"] == "ppo"
+    assert cli.run(["config", "rl-cheetah-direction", "--outer.update", "ppo", "--outer.cap=0.123"]) == 2

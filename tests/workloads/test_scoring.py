@@ -1,6 +1,6 @@
 """Scores as they are printed."""
 
-from innerloop.workloads.episodes import scoring
+from innerloop.workloads.episodes import recipes, report
 
 
 def test_a_table_stays_within_80_columns_where_training_diverged():
@@ -15,7 +15,8 @@ def test_a_table_stays_within_80_columns_where_training_diverged():
         "test_tasks": 600,
         "tables": [{"shots": 20, "rows": [row]}],
     }
-    said = scoring.as_text(result)
+    (table,) = report.tables(result, recipes.configure("sinusoid"))
+    said = table.as_text()
     assert "2.79 ± 0.10" in said
     assert "1.2e+22 ± 3.4e+21" in said
     assert max(map(len, said.splitlines())) <= 80

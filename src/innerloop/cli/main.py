@@ -26,6 +26,8 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop algorithms                     the family: what --algorithm takes
   innerloop train RECIPE [--field value]   train, evaluate, report, or continue
   innerloop train RECIPE --dry-run         say how it would run, and stop
+  innerloop train RECIPE --published       with the published settings, where the
+                                           recipe has others that work better
   innerloop resume RUN                     continue a run directory
   innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again
@@ -60,7 +62,7 @@ COMPARE = """usage: innerloop compare RECIPE --algorithms a,b,c [--seeds 0..2] [
 An interrupted comparison goes on with the same command.
 """
 
-DRY_RUN = "--dry-run"
+DRY_RUN, PUBLISHED = "--dry-run", "--published"
 ADAPT_NEEDS = {
     "support": "a table of labelled rows of the new task",
     "query": "a table of the rows to predict",
@@ -158,8 +160,8 @@ def _algorithms(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> int:
     name, rest = parse.positional(arguments, "train", "RECIPE|FILE", workloads.recipes())
     dry = DRY_RUN in rest
-    rest = [argument for argument in rest if argument != DRY_RUN]
     workload, default = _default(name, rest)
+    rest = [argument for argument in rest if argument not in (DRY_RUN, PUBLISHED)]
     config = parse.fields(rest, default, f"innerloop train {name}")
     workload.check(config)
     if dry:
@@ -173,8 +175,20 @@ def _default(name: str, arguments: list[str]) -> tuple[Workload[Any], Any]:
     is_recipe = name in workloads.recipes()
     if is_recipe or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
         workload = workloads.with_recipe(name)
-        return workload, workload.configure(name, parse.value_of(arguments, "--algorithm"))
+        return workload, _configured(workload, name, arguments)
+    if PUBLISHED in arguments:
+        raise InnerloopError(f"{PUBLISHED} is for recipes, and {name} is none; leave it out.")
     return TABULAR, TABULAR.configure(name, None)
+
+
+def _configured(workload: Workload[Any], name: str, arguments: list[str]) -> Any:
+    """The configuration of a recipe, for the algorithm and with the published settings if they are asked for."""
+    config = workload.configure(name, parse.value_of(arguments, "--algorithm"))
+    if PUBLISHED not in arguments:
+        return config
+    if not (settings := workload.recipes[name].as_published):
+        raise InnerloopError(f"{name} has no other settings than the published ones; leave out {PUBLISHED}.")
+    return codec.changed(config, settings)
 
 
 def _data(arguments: list[str]) -> int:
@@ -293,8 +307,7 @@ def _compare_algorithms(name: str, rest: list[str], chosen: dict[str, str]) -> i
     configs = []
     for algorithm in algorithms:
         workload, default = _default(name, [f"--algorithm={algorithm}"])
-        default = codec.changed(default, {"algorithm": algorithm})
-        config = parse.fields(rest, default, f"innerloop compare {name}")
+        config = parse.fields([*rest, f"--algorithm={algorithm}"], default, f"innerloop compare {name}")
         workload.check(config)
         if configs:  # the baselines are the same for all
             config = codec.changed(config, {"evaluation.baselines": False})
@@ -316,9 +329,12 @@ def _config(arguments: list[str]) -> None:
     if Path(name, "config.json").exists():
         run = rundir.existing(Path(name), workloads.registered())
         workload, default = run.workload, run.config
+        if PUBLISHED in rest:
+            raise InnerloopError(f"{PUBLISHED} is for recipes; the run {name} keeps its settings, so leave it out.")
     else:
         workload = workloads.with_recipe(name)
-        default = workload.configure(name, parse.value_of(rest, "--algorithm"))
+        default = _configured(workload, name, rest)
+    rest = [argument for argument in rest if argument != PUBLISHED]
     config = parse.fields(rest, default, f"innerloop config {name}")
     workload.check(config)
     print(json.dumps(codec.encoded(config), indent=2))

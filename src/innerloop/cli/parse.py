@@ -75,7 +75,7 @@ def options(arguments: list[str], names: Sequence[str], command: str) -> tuple[d
 
 def value_of(arguments: list[str], name: str) -> str | None:
     """The value of an option among others, or `None` without it."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         if argument.startswith(f"{name}="):
             return argument.removeprefix(f"{name}=")
         if argument == name:
@@ -91,7 +91,7 @@ def fields(arguments: list[str], default: Parsed, program: str) -> Parsed:
         SystemExit: for `--help`.
     """
     known = {f"--{flag(name)}": value for name, value in leaves(default) if name not in GIVEN}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, _, value = argument.replace("_", "-").partition("=")
         value = value or following
         if isinstance(known.get(name), bool) and value.lower() in ("true", "false", "yes", "no", "0", "1"):

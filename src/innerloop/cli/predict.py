@@ -38,13 +38,45 @@ def adapt(path: Path, asked: Adaptation) -> None:
     progress = Progress()
     folder = model_of(path)
     machine.set_up(1)
-    raise NotImplementedError(folder, progress)
+    support, query, out = Path(asked.support), Path(asked.query), Path(asked.out)
+    kind = kind_of(folder)
+    if kind == "episodes":
+        from innerloop.workloads.episodes import predict as of_episodes
+
+        if asked.target:
+            raise InnerloopError("--target is for tables; the folders of the support images tell their classes.")
+        of_episodes.adapt(folder, support, query, out, progress.say)
+    elif kind == "tabular":
+        from innerloop.workloads.tabular import predict as of_tables
+
+        of_tables.adapt(folder, support, query, out, progress.say, target=asked.target, members=asked.members)
+    else:
+        raise InnerloopError(
+            f"{path} is a policy, which adapts by acting and not from files; adapt it in Python: "
+            "innerloop.load(folder).adapt_policy(env)."
+        )
 
 
 def serve(path: Path, port: int) -> None:
     """Answer requests with what a run learned, until stopped."""
     folder = model_of(path)
     machine.set_up(1)
-    from innerloop.serve import service
+    if kind_of(folder) != "tabular":
+        raise InnerloopError(
+            f"{path} was trained on a recipe; serve answers for runs on your own tables and images. Use innerloop "
+            "adapt, or in Python innerloop.load(folder)."
+        )
+    from innerloop.serve import http
 
-    service.serve(folder, port, lambda line: print(line, flush=True))
+    http.serve(folder, port, lambda line: print(line, flush=True))
+
+
+def kind_of(folder: Path) -> str:
+    """The kind of model that a folder holds.
+
+    Raises:
+        InnerloopError: if it cannot be read.
+    """
+    from innerloop import artifacts
+
+    return "tabular" if (folder / "model.json").exists() else artifacts.read(folder).kind

@@ -7,11 +7,24 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from innerloop.core.adjoints import Adjoint, Gradient, Mixed
+from innerloop.core.adjoints import Mixed
 from innerloop.core.checks import checked, require_float, require_kinds
 from innerloop.core.trees import merge, path_name, split
 from innerloop.errors import InnerloopError
-from innerloop.types import Adapted, Batch, InnerRule, Loss, Meta, Params, PerStep, PRNGKey
+from innerloop.types import (
+    Adapted,
+    Adjoint,
+    Batch,
+    InnerGradient,
+    InnerRule,
+    Loss,
+    Meta,
+    Params,
+    PerStep,
+    PRNGKey,
+    Progress,
+    Scalar,
+)
 
 
 def adapt(
@@ -24,6 +37,7 @@ def adapt(
     steps: int,
     adjoint: Adjoint = Mixed(),
     trajectory: bool = False,
+    progress: Progress = None,
 ) -> Adapted:
     r"""Adapt the initialisation to one task by `steps` gradient updates on its support set.
 
@@ -33,7 +47,7 @@ def adapt(
        \qquad t = 0, \dots, \text{steps} - 1 . $$
 
     The function is pure: it works under `jit`, `vmap`, `grad` and `shard_map`, and is differentiable in `meta`, in
-    `support` and in whatever `loss` closes over, as `adjoint` says.
+    `support` and in whatever `loss` closes over, as `adjoint` says; what an adjoint has no derivative of it refuses.
 
     Args:
         loss: the inner loss of one task, `(params, batch, key) -> (scalar, metrics)`.
@@ -44,6 +58,7 @@ def adapt(
         steps: number of updates, at least 0.
         adjoint: how derivatives flow back through the loop.
         trajectory: also return the parameters after every step.
+        progress: the share of training done, from 0 to 1, for an adjoint that changes over training.
 
     Returns:
         The adapted parameters with the support loss and metrics before each update.
@@ -75,23 +90,24 @@ def adapt(
         fixed, batch, key = z
         return checked(loss)(merge(fast, fixed), batch, key)
 
-    def update(gradient: Gradient, carry: Any, x: Any) -> tuple[Any, Any]:
+    def update(gradient: InnerGradient, carry: Any, x: Any) -> tuple[Any, tuple[Scalar, Any]]:
         fast, state = carry
         step, batch = x
         batch = support if batch is None else batch
         (value, metrics), gradients = gradient(fast, (fixed, batch, jax.random.fold_in(key, step)))
         updates, state = rule.transform(meta.rule, step).update(gradients, state, fast)
         fast = optax.apply_updates(fast, updates)
-        return (fast, state), (value, lax.stop_gradient(metrics), fast if trajectory else None)
+        return (fast, state), (value, (lax.stop_gradient(metrics), fast if trajectory else None))
 
     carry = fast, rule.transform(meta.rule, 0).init(fast)
     xs = jnp.arange(steps), _per_step(support, steps)
-    (final, _), (losses, metrics, path) = adjoint.run(update, inner_loss, carry, xs)
+    run = adjoint.run(update, inner_loss, carry, xs, progress)
+    (final, _), (metrics, path) = run.carry, run.outputs
     if trajectory:
         path = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), fast, path)
         every = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps + 1, *jnp.shape(leaf))), fixed)
         path = merge(path, every)
-    return Adapted(merge(final, fixed), losses, metrics, path)
+    return Adapted(merge(final, fixed), run.losses, metrics, path, run.diagnostics)
 
 
 def _per_step(support: Batch | PerStep, steps: int) -> Batch | None:

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from innerloop.core.adjoints import Adjoint
 from innerloop.core.trees import is_differentiable, path_name
 from innerloop.errors import InnerloopError
-from innerloop.types import Batch, InnerRule, Loss, Meta, Params, PRNGKey
+from innerloop.types import Adjoint, Batch, InnerRule, Loss, Meta, Params, PRNGKey
 
 
 def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any) -> None:
@@ -54,8 +53,8 @@ def checked(loss: Loss) -> Loss:
             raise InnerloopError(
                 f"The loss must return (scalar, dict of metrics), not {_kind(metrics)} as its metrics."
             )
-        for name, each in {"loss": value, **metrics}.items():
-            for leaf in jax.tree.leaves(each, is_leaf=lambda leaf: leaf is None):
+        for name, metric in {"loss": value, **metrics}.items():
+            for leaf in jax.tree.leaves(metric, is_leaf=lambda leaf: leaf is None):
                 if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
                     raise InnerloopError(f"The loss returned {_kind(leaf)} as its {name!r}; it must be an array.")
         if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):

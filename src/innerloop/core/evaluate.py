@@ -9,17 +9,17 @@ import numpy as np
 from jax import Array, lax
 
 from innerloop.core.adapt import adapt
-from innerloop.core.adjoints import Adjoint, FirstOrder
+from innerloop.core.adjoints import FirstOrder
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import sample_task
-from innerloop.types import InnerRule, Loss, Meta, Metrics, PRNGKey, Task, TaskDistribution
+from innerloop.types import Adjoint, InnerRule, Loss, Meta, Metrics, Params, PRNGKey, Task, TaskDistribution
 
 
 class Summary(NamedTuple):
     """Mean over tasks and half the width of its 95 % interval."""
 
     mean: np.ndarray
-    interval: np.ndarray
+    ci95_half_width: np.ndarray
 
 
 def adaptation_curve(
@@ -42,7 +42,7 @@ def adaptation_curve(
         key: randomness of the losses.
         rule: the inner rule.
         steps: number of inner steps.
-        query_losses: the losses to judge by, for example the same loss with transductive and inductive normalisation.
+        query_losses: the losses to evaluate by, for example one loss with transductive and inductive normalisation.
         adjoint: runs the inner loop; it matters where the inner loop itself depends on it, as that of `Implicit` does.
 
     Returns:
@@ -51,14 +51,14 @@ def adaptation_curve(
     adapt_key, query_key = jax.random.split(key)
     adapted = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
 
-    def judge(params: Any) -> Metrics:
+    def scores_of(params: Params) -> Metrics:
         scores = {}
         for name, query_loss in query_losses.items():
             value, metrics = query_loss(params, task.query, query_key)
             scores |= {f"{name}/{metric}": number for metric, number in {"loss": value, **metrics}.items()}
         return scores
 
-    return lax.map(judge, adapted.trajectory)
+    return lax.map(scores_of, adapted.trajectory)
 
 
 def evaluate(
@@ -86,21 +86,21 @@ def evaluate(
         rule: the inner rule.
         steps: number of inner steps.
         num_tasks: number of tasks.
-        query_losses: the losses to judge by; `{"query": loss}` unless given.
+        query_losses: the losses to evaluate by; `{"query": loss}` unless given.
         layout: how the tasks are laid out.
         adjoint: runs the inner loop, see `adaptation_curve`.
 
     Returns:
         For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`; see `summarise`.
     """
-    judges = query_losses or {"query": loss}
+    eval_losses = query_losses or {"query": loss}
 
     def one(shared: Any, index: Array) -> Metrics:
         meta, tasks, key = shared
         sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
         task = sample_task(tasks, sample_key)
         return adaptation_curve(
-            loss, meta, task, task_key, rule=rule, steps=steps, query_losses=judges, adjoint=adjoint
+            loss, meta, task, task_key, rule=rule, steps=steps, query_losses=eval_losses, adjoint=adjoint
         )
 
     return map_over_tasks(one, layout)((meta, tasks, key), jnp.arange(num_tasks))
@@ -114,8 +114,8 @@ def summarise(values: Array | np.ndarray) -> Summary:
 
     Example:
         >>> import numpy as np
-        >>> mean, interval = summarise(np.array([[1.0], [3.0]]))
-        >>> print(mean, interval.round(3))
+        >>> mean, half_width = summarise(np.array([[1.0], [3.0]]))
+        >>> print(mean, half_width.round(3))
         [2.] [1.386]
     """
     values = np.asarray(values, np.float64)

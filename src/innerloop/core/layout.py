@@ -7,7 +7,7 @@ tasks in one vmap.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from innerloop.ops import row_major
 
 AXIS = "tasks"
 
+Products: TypeAlias = Literal["auto", "row-major", "as-written"]
+"""How matrix products are computed: by `ops.row_major`; as they are written; or the first on a CPU, else the second."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -28,14 +31,27 @@ class Layout:
     Args:
         shards: number of devices that the tasks are spread over.
         chunk: number of tasks that are vmapped together; the chunks of a shard are scanned. `None`: all at once.
+        products: how matrix products are computed, see `Products`.
     """
 
     shards: int = 1
     chunk: int | None = None
+    products: Products = "auto"
 
     def __post_init__(self) -> None:
         if self.shards < 1 or (self.chunk is not None and self.chunk < 1):
             raise InnerloopError(f"{self} is not a layout; use at least 1 shard and at least 1 task in a chunk.")
+        if self.products not in get_args(Products):
+            raise InnerloopError(f"products is {self.products!r}; it must be one of {', '.join(get_args(Products))}.")
+
+    @property
+    def rewrites_products(self) -> bool:
+        """Whether matrix products are rewritten by `ops.row_major` on this machine."""
+        return self.products == "row-major" or (self.products == "auto" and jax.default_backend() == "cpu")
+
+    def fast_products(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with its matrix products in the form that the layout says."""
+        return row_major(function) if self.rewrites_products else function
 
     def mesh(self) -> Mesh:
         """The devices as a mesh with the single axis `"tasks"`.
@@ -98,24 +114,24 @@ def mean_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Call
         `(shared, items) -> (gradient, metrics)` with `items` stacked over tasks, leaves `[tasks, ...]`.
     """
 
-    def chunk_sum(learned: Any, rest: Any, items: Any, counts: Array) -> tuple[Any, Any]:
+    def chunk_sum(trainable: Any, rest: Any, items: Any, counts: Array) -> tuple[Any, Any]:
         def counted(leaf: Array) -> Array:
             return jnp.sum(jnp.where(counts.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0), axis=0)
 
-        values, metrics = vectorised(lambda item: function((learned, *rest), item), items)
+        values, metrics = vectorised(lambda item: function((trainable, *rest), item), items)
         return counted(values), jax.tree.map(counted, metrics)
 
-    gradient = jax.jit(fast_products(jax.grad(chunk_sum, has_aux=True)))  # jit: traced once for shape and value
+    gradient = jax.jit(layout.fast_products(jax.grad(chunk_sum, has_aux=True)))  # jit: traced once for shape and value
 
     def shard_sum(shared: Any, chunks: Any) -> tuple[Any, Any]:
-        learned, rest = shared[0], shared[1:]
+        trainable, rest = shared[0], shared[1:]
         first = jax.tree.map(lambda leaf: leaf[0], chunks)
         if jax.tree.leaves(chunks)[0].shape[0] == 1:
-            total = gradient(learned, rest, *first)
+            total = gradient(trainable, rest, *first)
         else:
-            shapes = jax.eval_shape(gradient, learned, rest, *first)
+            shapes = jax.eval_shape(gradient, trainable, rest, *first)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            add = lambda total, chunk: (jax.tree.map(jnp.add, total, gradient(learned, rest, *chunk)), None)  # noqa: E731
+            add = lambda total, chunk: (jax.tree.map(jnp.add, total, gradient(trainable, rest, *chunk)), None)  # noqa: E731
             total, _ = lax.scan(add, zeros, chunks)
         return lax.psum(total, AXIS) if layout.shards > 1 else total
 
@@ -141,7 +157,7 @@ def map_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Calla
     """
 
     def shard_map(shared: Any, chunks: Any) -> Any:
-        of_chunk = fast_products(lambda chunk: vectorised(lambda item: function(shared, item), chunk))
+        of_chunk = layout.fast_products(lambda chunk: vectorised(lambda item: function(shared, item), chunk))
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(of_chunk, chunks))
 
     def results(shared: Any, items: Any) -> Any:
@@ -157,11 +173,6 @@ def vectorised(function: Callable[[Any], Any], items: Any) -> Any:
     if jax.tree.leaves(items)[0].shape[0] > 1:
         return jax.vmap(function)(items)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(jax.tree.map(lambda leaf: leaf[0], items)))
-
-
-def fast_products(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its matrix products in the form that is fast here: on a CPU `row_major`, else unchanged."""
-    return row_major(function) if jax.default_backend() == "cpu" else function
 
 
 def _filled(items: Any, layout: Layout) -> tuple[Any, Array]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
@@ -83,9 +84,9 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
     Args:
         model: the network.
         criterion: the loss of each example, such as `cross_entropy` or `squared_error`.
-        statistics: where a normalising network takes mean and variance from. `"batch"`: the batch at hand, so that a
-            query batch is judged together (*transductive*). `"support"`: the batch's `reference`, so that each query is
-            judged alone (*inductive*). `"running"`: the averages stored in the parameters (*inductive*).
+        statistics: where a normalising network takes mean and variance from. `"batch"`: the batch at hand, so that
+            queries are evaluated together (*transductive*). `"support"`: the batch's `reference`, so that each query is
+            evaluated alone (*inductive*). `"running"`: the averages stored in the parameters (*inductive*).
 
     Returns:
         A `Loss` over `Examples`. If the model stores running averages and `statistics` is `"batch"`, the loss also
@@ -122,7 +123,7 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
         x, y = _without_padding(batch)
         losses, metrics = criterion(model.apply(params, x, key=key, moments=moments), y)
         value = _mean(losses, batch.weight)
-        means = {name: _mean(each, batch.weight) for name, each in metrics.items()}
+        means = {name: _mean(metric, batch.weight) for name, metric in metrics.items()}
         if running_of and moments_of and moments is None:
             value += track(running_of(params), moments_of(params, batch.x, key))
         return value, means
@@ -139,8 +140,12 @@ def track(averages: Any, moments: Any) -> Scalar:
     """
     moments = lax.stop_gradient(moments)
     parts = jax.tree.map(lambda average, now: 0.5 * jnp.sum((average - now) ** 2), averages, moments)
-    total = jax.tree.reduce(jnp.add, parts)
-    return total - lax.stop_gradient(total)
+    return gradient_alone(jax.tree.reduce(jnp.add, parts))
+
+
+def gradient_alone(value: Scalar) -> Scalar:
+    """Zero, with the gradient of the value: what is added to a loss to change its gradient and not itself."""
+    return value - lax.stop_gradient(value)
 
 
 def _without_padding(batch: Examples) -> tuple[Any, Any]:
@@ -171,7 +176,7 @@ def _mean(values: Array, weight: Array | None) -> Scalar:
 
 def _require_classes(labels: Array, known: Array, classes: int) -> None:
     """Refuse labels that are no class, where they can be looked at."""
-    if isinstance(known, jax.core.Tracer) or bool(jnp.all(known)):
+    if isinstance(known, Tracer) or bool(jnp.all(known)):
         return
     wrong = int(jnp.ravel(labels)[int(jnp.argmin(jnp.ravel(known)))])
     raise InnerloopError(

@@ -1,103 +1,31 @@
 r"""From (loss, rule, steps, adjoint, objective) to the meta-loss of one task, whose gradient is the meta-gradient."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from innerloop.core.adapt import adapt
-from innerloop.core.adjoints import Adjoint, Implicit, Mixed
+from innerloop.core.adjoints import Implicit, Mixed
 from innerloop.core.checks import checked, require_adjoint
-from innerloop.core.trees import differentiable, merge, split
+from innerloop.core.objectives import last_step
+from innerloop.core.trees import merge, split
 from innerloop.errors import InnerloopError
-from innerloop.types import Adapted, Batch, InnerRule, Loss, Mask, Meta, MetaLoss, Metrics, PRNGKey, Scalar, Task
-
-
-class Objective(NamedTuple):
-    """What is done with the adapted parameters.
-
-    Attributes:
-        value: `(loss, meta, adapted, mask, query, key) -> (scalar, metrics)`, differentiated with respect to `meta`;
-            `mask` marks the leaves that the inner loop adapts, and the metrics include the query loss of the adapted
-            parameters as `loss`.
-        trajectory: whether it needs the parameters after every inner step.
-        at: `progress -> objective` of one that changes over training, progress being the share done, from 0 to 1.
-    """
-
-    value: Callable[[Loss, Meta, Adapted, Mask, Batch, PRNGKey], tuple[Scalar, Metrics]]
-    trajectory: bool = False
-    at: "Callable[[Any], Objective] | None" = None
-
-
-def _last_step(
-    loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey
-) -> tuple[Scalar, Metrics]:
-    value, metrics = loss(adapted.params, query, key)
-    return value, {"loss": value, **metrics}
-
-
-def _reptile(
-    loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey
-) -> tuple[Scalar, Metrics]:
-    end, shared = split(adapted.params, mask)
-    target = lax.stop_gradient(end)
-    distance = jax.tree.map(lambda start, end: 0.5 * jnp.sum((start - end) ** 2), split(meta.params, mask)[0], target)
-    value, metrics = loss(merge(target, shared), query, key)
-    return jax.tree.reduce(jnp.add, distance) + value, {"loss": value, **metrics}
-
-
-last_step = Objective(_last_step)
-r"""The query loss after the last inner step, $L(\theta_k, \text{query})$: the objective of MAML."""
-
-reptile = Objective(_reptile)
-r"""$\tfrac12 \lVert\theta - \theta_k\rVert^2$ with $\theta_k$ held fixed, whose gradient is that of Reptile, plus the
-query loss as a function of the leaves that the inner loop leaves alone, which would otherwise not be learned."""
-
-
-def multi_step(until: float = 0.15) -> Objective:
-    r"""The query loss after *every* inner step, weighted, so that the gradient need not come from the far end alone.
-
-    $$ \sum_{t=1}^{k} w_t\, L(\theta_t, \text{query}), \qquad w_t = \frac{1 - s}{k} \ (t < k), \qquad
-       w_k = 1 - \frac{(k - 1)(1 - s)}{k}, \qquad s = \min\Bigl(\frac{\text{progress}}{\text{until}}, 1\Bigr) : $$
-
-    all steps alike at the beginning of training, and from the share `until` of it on the last step alone, when the
-    others are no longer computed. (The released code moves the weights once an epoch, and leaves 0.03/k with each early
-    step.)
-
-    Args:
-        until: the share of training over which the weights move to the last step, positive.
-
-    Reference:
-        Antoniou, Edwards, Storkey: How to Train Your MAML, 2018, arXiv 1810.09502, section 4.
-    """
-    if not 0 < until <= 1:
-        raise InnerloopError(f"multi_step(until={until}) needs a share of training between 0 and 1.")
-
-    def at(progress: Any) -> Objective:
-        def value(
-            loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey
-        ) -> tuple[Scalar, Metrics]:
-            path = jax.tree.map(lambda leaf: leaf[1:], adapted.trajectory)
-            steps = jax.tree.leaves(path)[0].shape[0]
-
-            def every() -> tuple[Scalar, Metrics]:
-                values, metrics = jax.vmap(lambda params: loss(params, query, key))(path)
-                early = (1 - jnp.clip(progress / until, 0.0, 1.0)) / steps
-                weights = jnp.full(steps, early).at[-1].set(1 - (steps - 1) * early).astype(values.dtype)
-                metrics = jax.tree.map(lambda leaf: leaf[-1], metrics)
-                return weights @ values, {"loss": values[-1], **metrics}
-
-            def last() -> tuple[Scalar, Metrics]:
-                return _last_step(loss, meta, adapted, mask, query, key)
-
-            return lax.cond(progress < until, every, last) if steps else last()
-
-        return Objective(value, trajectory=True)
-
-    return Objective(_last_step, trajectory=True, at=at)
+from innerloop.types import (
+    Adjoint,
+    InnerRule,
+    Loss,
+    Meta,
+    MetaLoss,
+    Metrics,
+    Objective,
+    Params,
+    PRNGKey,
+    Progress,
+    Scalar,
+    Task,
+)
 
 
 def meta_loss(
@@ -130,9 +58,8 @@ def meta_loss(
         to 1, for an objective or adjoint that changes over training; `innerloop.meta_step(..., iterations=...)` gives
         it.
 
-        Under `Implicit` there are two more metrics: `unsolved`, 1 where the linear system of the backward pass was not
-        solved to its tolerance, so that its mean is the share of such tasks; and `stationarity`, how far the inner loop
-        ended from its minimum, from 0 to 1. The meta-loss then is differentiable in `meta` alone.
+        Under `Implicit` there is `stationarity` too, how far the inner loop ended from its minimum, from 0 to 1;
+        `implicit_diagnostics` has the rest.
 
     Raises:
         InnerloopError: when used without `progress`, if the objective or the adjoint changes over training.
@@ -149,11 +76,11 @@ def meta_loss(
         -0.75
     """
     require_adjoint(adjoint)
-    judge = checked(query_loss or loss)
+    eval_loss = checked(query_loss or loss)
 
-    def value_of(
-        meta: Meta, task: Task, key: PRNGKey, objective: Objective, adjoint: Adjoint
-    ) -> tuple[Scalar, Metrics]:
+    def meta_loss(meta: Meta, task: Task, key: PRNGKey, progress: Progress = None) -> tuple[Scalar, Metrics]:
+        if not isinstance(task, Task):
+            raise InnerloopError(f"A task must be Task(support, query), not a {type(task).__name__}.")
         adapt_key, query_key = jax.random.split(key)
         adapted = adapt(
             loss,
@@ -164,47 +91,51 @@ def meta_loss(
             steps=steps,
             adjoint=adjoint,
             trajectory=objective.trajectory,
+            progress=progress,
         )
-        value, after = objective.value(judge, meta, adapted, rule.adapts(meta.params), task.query, query_key)
+        mask = rule.adapts(meta.params)
+        value, after = objective.value(eval_loss, meta, adapted, mask, task.query, query_key, progress)
         metrics = {f"{name}_after": metric for name, metric in after.items()}
         if steps:
             before = {"loss": adapted.losses, **adapted.metrics}
             metrics |= {f"{name}_before": metric[0] for name, metric in before.items()}
-        return value, lax.stop_gradient(metrics)
-
-    def meta_loss(meta: Meta, task: Task, key: PRNGKey, progress: Any = None) -> tuple[Scalar, Metrics]:
-        if not isinstance(task, Task):
-            raise InnerloopError(f"A task must be Task(support, query), not a {type(task).__name__}.")
-        now, how = _now(objective, progress), _now(adjoint, progress)
-        if not isinstance(how, Implicit):
-            return value_of(meta, task, key, now, how)
-        learned, constant = split(meta, differentiable(meta))
-
-        def counted(learned: Meta, tally: Any) -> tuple[Scalar, Metrics]:
-            return value_of(merge(learned, constant), task, key, now, replace(how, tally=tally))
-
-        # What the backward pass has to tell comes as the gradient of the tally, so the gradient is taken here.
-        (value, metrics), (gradient, told) = jax.value_and_grad(counted, (0, 1), has_aux=True)(learned, jnp.zeros(2))
-        value = lax.stop_gradient(value) + _with_gradient(lax.stop_gradient(gradient), learned)
-        return value, metrics | {"unsolved": told[0], "stationarity": told[1]}
+        return value, lax.stop_gradient(metrics | adapted.diagnostics)
 
     return meta_loss
 
 
-def _now(value: Any, progress: Any) -> Any:
-    """What a value that changes over training is at that progress; other values stay as they are."""
-    at = getattr(value, "at", None)
-    if at is None:
-        return value
-    if progress is None:
-        raise InnerloopError(
-            f"{type(value).__name__} changes over training, so it must be told how far that is: use "
-            "meta_step(iterations=...), or hand the progress, from 0 to 1, to the meta-loss."
-        )
-    return at(progress)
+def implicit_diagnostics(
+    loss: Loss, *, rule: InnerRule, steps: int, adjoint: Implicit, query_loss: Loss | None = None
+) -> Callable[[Meta, Task, PRNGKey], Metrics]:
+    r"""Whether the implicit gradient of a task can be trusted.
 
+    It solves once more the linear system of the backward pass, $(H + \lambda I)\,u = \nabla L(\phi^*, \text{query})$,
+    for nothing but to see whether that succeeds: to be computed where training is logged, not at every step.
 
-def _with_gradient(gradient: Any, at: Any) -> Scalar:
-    """Zero, with that gradient."""
-    parts = jax.tree.map(lambda g, x: jnp.sum(g * (x - lax.stop_gradient(x))), gradient, at)
-    return jax.tree.reduce(jnp.add, parts)
+    Args:
+        loss: the inner loss.
+        rule: the inner update.
+        steps: number of inner updates, at least 1.
+        adjoint: the adjoint.
+        query_loss: the loss on the query set; `loss` unless given.
+
+    Returns:
+        `(meta, task, key) -> metrics`: `unsolved`, 1 where the system was not solved to the solver's tolerance, so that
+        its mean is the share of such tasks; and `stationarity`, how far the inner loop ended from its minimum, from 0
+        at the minimum to 1.
+    """
+    inner, outer = checked(loss), checked(query_loss or loss)
+
+    def diagnostics(meta: Meta, task: Task, key: PRNGKey) -> Metrics:
+        adapt_key, query_key = jax.random.split(key)
+        adapted = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint)
+        end, fixed = split(adapted.params, rule.adapts(meta.params))
+        cotangent = jax.grad(lambda end: outer(merge(end, fixed), task.query, query_key)[0])(end)
+
+        def at_end(end: Params, key: PRNGKey) -> tuple[Scalar, Metrics]:
+            return inner(merge(end, fixed), task.support, key)
+
+        solved = adjoint.solved(at_end, end, jax.random.fold_in(adapt_key, steps - 1), cotangent)
+        return {"unsolved": jnp.where(solved, 0.0, 1.0), **adapted.diagnostics}
+
+    return diagnostics

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from innerloop.core.layout import Layout, mean_over_tasks
+from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
 from innerloop.core.trees import differentiable, merge, split
 from innerloop.errors import InnerloopError
 from innerloop.types import InnerRule, Meta, MetaLoss, Metrics, Params, PRNGKey, Task, TaskDistribution
@@ -30,6 +30,10 @@ class MetaState(NamedTuple):
     key: PRNGKey
 
 
+Diagnostics = Callable[[MetaState, Any], Metrics]
+"""`(state, tasks) -> metrics`, computed where training is logged and not at every step."""
+
+
 @runtime_checkable
 class MetaStep(Protocol):
     """One meta-step: `(state, tasks) -> (state, metrics)`."""
@@ -48,8 +52,8 @@ def init(params: Params, rule: InnerRule, optimizer: optax.GradientTransformatio
         key: the run's key.
     """
     meta = Meta(params, rule.init(params))
-    learned, _ = split(meta, differentiable(meta))
-    return MetaState(meta, optimizer.init(learned), jnp.zeros((), jnp.int32), key)
+    trainable, _ = split(meta, differentiable(meta))
+    return MetaState(meta, optimizer.init(trainable), jnp.zeros((), jnp.int32), key)
 
 
 def meta_gradient(
@@ -67,15 +71,15 @@ def meta_gradient(
     """
 
     def gradient(meta: Meta, tasks: Task, key: PRNGKey) -> tuple[Meta, Metrics]:
-        learned, constant = split(meta, differentiable(meta))
+        trainable, constant = split(meta, differentiable(meta))
 
         def one(shared: Any, item: Any) -> tuple[Any, Metrics]:
-            learned, constant, key = shared
+            trainable, constant, key = shared
             task, index = item
-            return meta_loss(merge(learned, constant), task, jax.random.fold_in(key, index))
+            return meta_loss(merge(trainable, constant), task, jax.random.fold_in(key, index))
 
         indices = jnp.arange(jax.tree.leaves(tasks)[0].shape[0])
-        return mean_over_tasks(one, layout)((learned, constant, key), (tasks, indices))
+        return mean_over_tasks(one, layout)((trainable, constant, key), (tasks, indices))
 
     return gradient
 
@@ -117,30 +121,56 @@ def meta_step(
     layout.require(meta_batch)
 
     def one(shared: Any, index: Array) -> tuple[Any, Metrics]:
-        learned, constant, tasks, key, *progress = shared
+        trainable, constant, tasks, key, *progress = shared
         sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
-        return meta_loss(merge(learned, constant), sample_task(tasks, sample_key), task_key, *progress)
+        return meta_loss(merge(trainable, constant), sample_task(tasks, sample_key), task_key, *progress)
 
     gradient = mean_over_tasks(one, layout)
 
     def step(state: MetaState, tasks: TaskDistribution) -> tuple[MetaState, Metrics]:
-        learned, constant = split(state.meta, differentiable(state.meta))
+        trainable, constant = split(state.meta, differentiable(state.meta))
         key = jax.random.fold_in(state.key, state.step)
         given = (constant, tasks, key) if iterations is None else (constant, tasks, key, state.step / iterations)
-        gradients, metrics = gradient((learned, *given), jnp.arange(meta_batch))
+        gradients, metrics = gradient((trainable, *given), jnp.arange(meta_batch))
         if radius:
             reach = radius / jnp.maximum(optax.tree.norm(gradients), 1e-12)
-            above = jax.tree.map(lambda x, g: x + reach * g, learned, gradients)
+            above = jax.tree.map(lambda x, g: x + reach * g, trainable, gradients)
             gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, learned)
-        meta = merge(optax.apply_updates(learned, updates), constant)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
+        meta = merge(optax.apply_updates(trainable, updates), constant)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return MetaState(meta, optimizer_state, state.step + 1, state.key), metrics
 
     return step
 
 
-def repeat(step: MetaStep) -> Callable[[MetaState, TaskDistribution, Array | int], tuple[MetaState, Metrics]]:
+def diagnostics(
+    of_task: Callable[[Meta, Task, PRNGKey], Metrics], *, num_tasks: int, layout: Layout = Layout()
+) -> Diagnostics:
+    """The mean over tasks of what is to be known of training now and then, for `repeat`.
+
+    Args:
+        of_task: `(meta, task, key) -> metrics` of one task, such as `innerloop.core.metagrad.implicit_diagnostics`.
+        num_tasks: number of tasks, drawn anew at each step.
+        layout: how they are laid out.
+    """
+
+    def one(shared: Any, index: Array) -> Metrics:
+        meta, tasks, key = shared
+        sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
+        return of_task(meta, sample_task(tasks, sample_key), task_key)
+
+    def means(state: MetaState, tasks: TaskDistribution) -> Metrics:
+        shared = state.meta, tasks, jax.random.fold_in(state.key, state.step)
+        values = map_over_tasks(one, layout)(shared, jnp.arange(num_tasks))
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
+
+    return means
+
+
+def repeat(
+    step: MetaStep, diagnostics: Diagnostics | None = None
+) -> Callable[[MetaState, TaskDistribution, Array | int], tuple[MetaState, Metrics]]:
     """Many meta-steps in one dispatch.
 
     The number of steps is an argument of the compiled loop: any number runs in the same program, so the state after `n`
@@ -148,6 +178,7 @@ def repeat(step: MetaStep) -> Callable[[MetaState, TaskDistribution, Array | int
 
     Args:
         step: one meta-step.
+        diagnostics: metrics of the state after the last step, which are computed once.
 
     Returns:
         `(state, tasks, num_steps) -> (state, metrics)`, metrics averaged over the steps (zero if there are none).
@@ -165,7 +196,8 @@ def repeat(step: MetaStep) -> Callable[[MetaState, TaskDistribution, Array | int
         shapes = jax.eval_shape(one, state, tasks)[1]
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         state, total = lax.fori_loop(0, num_steps, body, (state, zeros))
-        return state, jax.tree.map(lambda leaf: leaf / jnp.maximum(num_steps, 1), total)
+        metrics = jax.tree.map(lambda leaf: leaf / jnp.maximum(num_steps, 1), total)
+        return state, metrics if diagnostics is None else diagnostics(state, tasks) | metrics
 
     return steps
 

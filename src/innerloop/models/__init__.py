@@ -3,10 +3,11 @@
 from innerloop.models.adapters import from_equinox, from_linen, from_nnx
 from innerloop.models.base import Apply, Model, from_functions
 from innerloop.models.convnet import SHIFT_ONLY, convnet
+from innerloop.models.description import NetworkDescription, from_description
 from innerloop.models.layers import glorot, normal, truncated_normal
 from innerloop.models.mlp import mlp
 from innerloop.models.norm import Normalisation, with_running_statistics
-from innerloop.models.parts import per_step, prototypical, with_context
+from innerloop.models.parts import per_step, prototypical, shared_head, with_context
 from innerloop.models.precision import in_precision
 from innerloop.models.resnet import resnet12
 
@@ -14,8 +15,10 @@ __all__ = [
     "SHIFT_ONLY",
     "Apply",
     "Model",
+    "NetworkDescription",
     "Normalisation",
     "convnet",
+    "from_description",
     "from_equinox",
     "from_functions",
     "from_linen",
@@ -27,6 +30,7 @@ __all__ = [
     "per_step",
     "prototypical",
     "resnet12",
+    "shared_head",
     "truncated_normal",
     "with_context",
     "with_running_statistics",

@@ -14,14 +14,14 @@ from innerloop.models.base import Model
 from innerloop.types import Params, PRNGKey
 
 
-def from_nnx(make: Callable[[Any], Any], **call: Any) -> Model:
+def from_nnx(make: Callable[..., Any], **call: Any) -> Model:
     """A model from a Flax NNX module.
 
     `nnx.Param` variables are the parameters. Every other variable keeps its initial value: batch statistics are those
     of the batch at hand as long as the layer computes them (`use_running_average=False`), and averages that a layer
     writes are dropped, so that nothing leaks from task to task. Every random stream of the module, dropout's above all,
-    is seeded anew from the loss's key, whatever its name; to judge query sets without dropout, make a second model with
-    `deterministic=True` and give its loss to `evaluate` as a query loss.
+    is seeded anew from the loss's key, whatever its name; to evaluate query sets without dropout, make a second model
+    with `deterministic=True` and give its loss to `evaluate` as a query loss.
 
     Args:
         make: `rngs -> module`, for example `lambda rngs: MyNetwork(rngs=rngs)`; or a class whose `rngs` is a keyword.
@@ -139,7 +139,7 @@ def from_equinox(make: Callable[[PRNGKey], Any], *, vectorise: bool = True) -> M
         if not vectorise:
             return module(x, key=key)
         keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
-        return jax.vmap(lambda each, key: module(each, key=key))(x, keys)
+        return jax.vmap(lambda example, key: module(example, key=key))(x, keys)
 
     return Model(init, apply)
 

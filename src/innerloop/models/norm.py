@@ -107,8 +107,8 @@ def with_running_statistics(model: Model, inputs: jax.ShapeDtypeStruct) -> Model
         network = model.init(key)
         shapes = jax.eval_shape(lambda params, x: moments_of(params, x, None), network, inputs)
         running = {
-            layer: {"mean": jnp.zeros(each["mean"].shape), "variance": jnp.ones(each["variance"].shape)}
-            for layer, each in shapes.items()
+            layer: {"mean": jnp.zeros(seen["mean"].shape), "variance": jnp.ones(seen["variance"].shape)}
+            for layer, seen in shapes.items()
         }
         return {"network": network, "running": running}
 

@@ -1,4 +1,4 @@
-r"""Networks with a part that some algorithms of the family need: a context, parameters of each step, prototypes."""
+r"""Networks with a part that some algorithms need: a context, parameters of each step, prototypes, a shared head."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from innerloop.core.names import CONTEXT, COUNTER, OFFSETS, PROTOTYPES, SCALE_AND_SHIFT, head_of
 from innerloop.core.trees import path_name
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
@@ -38,11 +39,11 @@ def with_context(model: Model, size: int) -> Model:
         raise InnerloopError("A network with running statistics cannot take a context; normalise in another way.")
 
     def joined(params: Params, x: Array) -> Array:
-        context = jnp.broadcast_to(params["context"], (x.shape[0], size))
+        context = jnp.broadcast_to(params[CONTEXT], (x.shape[0], size))
         return jnp.concatenate([x.reshape(x.shape[0], -1), context.astype(x.dtype)], axis=-1)
 
     def init(key: PRNGKey) -> Params:
-        return {"network": model.init(key), "context": jnp.zeros(size)}
+        return {"network": model.init(key), CONTEXT: jnp.zeros(size)}
 
     def apply(params: Params, x: Array, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
         return model.apply(params["network"], joined(params, x), key=key, moments=moments)
@@ -53,11 +54,11 @@ def with_context(model: Model, size: int) -> Model:
 
 
 def per_step(
-    model: Model, steps: int, where: Callable[[str], bool] = lambda path: path.split("/")[-1] in ("scale", "shift")
+    model: Model, steps: int, where: Callable[[str], bool] = lambda path: path.split("/")[-1] in SCALE_AND_SHIFT
 ) -> Model:
     r"""A network that has some of its parameters once for each inner step, $f(x; \theta, \gamma_t, \beta_t)$.
 
-    MAML++ does so with scale and shift of its normalisation. What has been updated $t$ times is judged with the
+    MAML++ does so with scale and shift of its normalisation. What has been updated $t$ times is evaluated with the
     parameters of step $t$, on the support set and on the query set, from $t = 0$ to `steps`; beyond, those of the last
     step are used again. The number of updates is counted in the parameters, by `rules.counting`.
 
@@ -88,10 +89,10 @@ def per_step(
             raise InnerloopError(f"No parameter is to have one value for each step; they are: {', '.join(paths)}.")
         repeat = lambda leaf: jnp.repeat(leaf[None], steps + 1, axis=0)  # noqa: E731
         network = jax.tree.map_with_path(lambda path, leaf: repeat(leaf) if where(path_name(path)) else leaf, network)
-        return {"network": network, "step": jnp.zeros(())}
+        return {"network": network, COUNTER: jnp.zeros(())}
 
     def now(params: Params) -> Params:
-        step = jnp.clip(jnp.round(params["step"]).astype(jnp.int32), 0, steps)
+        step = jnp.clip(jnp.round(params[COUNTER]).astype(jnp.int32), 0, steps)
         pick = lambda path, leaf: leaf[step] if where(path_name(path)) else leaf  # noqa: E731
         return jax.tree.map_with_path(pick, params["network"])
 
@@ -123,13 +124,55 @@ def prototypical(model: Model, size: int, ways: int) -> Model:
         raise InnerloopError("A prototypical network with running statistics is not offered; normalise otherwise.")
 
     def init(key: PRNGKey) -> Params:
-        return {"network": model.init(key), "prototypes": jnp.zeros((ways, size))}
+        return {"network": model.init(key), PROTOTYPES: jnp.zeros((ways, size))}
 
     def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
         features = model.apply(params["network"], x, key=key, moments=moments)
-        return -jnp.sum((features[:, None, :] - params["prototypes"]) ** 2, axis=-1)
+        return -jnp.sum((features[:, None, :] - params[PROTOTYPES]) ** 2, axis=-1)
 
     return model._replace(init=init, apply=apply, moments=_seen_through(model, lambda p, x: (p["network"], x)))
+
+
+def shared_head(model: Model, head: str | None = None, axis: int = -1) -> Model:
+    r"""A network whose classes all begin with the same head vector, $w_c = w + d_c$ with $d_c = 0$.
+
+    UNICORN-MAML learns $w$ and the body, and adapts the body and each class's $d_c$, which are its copies of $w$, by
+    `rules.class_copies`. What is learned then knows no order of the classes.
+
+    Args:
+        model: a network with one output for each class.
+        head: the name of its last layer, see `rules.head_only`.
+        axis: the axis of the classes in this layer's parameters; 0 for Equinox.
+
+    Returns:
+        A model with parameters `{"network": ..., "offsets": ...}`: those of the network with a single class in the
+        head, and what each class adds to it.
+
+    Raises:
+        InnerloopError: if no layer is found, or the network stores running statistics.
+
+    Reference:
+        Ye, Chao: How to Train Your MAML to Excel in Few-Shot Classification, 2021, arXiv 2106.16245.
+    """
+    if model.running is not None:
+        raise InnerloopError("A shared head with running statistics is not offered; normalise otherwise.")
+
+    def init(key: PRNGKey) -> Params:
+        network = model.init(key)
+        mask = head_of(network, head)
+        one = lambda leaf: jax.lax.slice_in_dim(leaf, 0, 1, axis=axis % leaf.ndim)  # noqa: E731
+        shared = jax.tree.map(lambda leaf, found: one(leaf) if found else leaf, network, mask)
+        offsets = jax.tree.map(lambda leaf, found: jnp.zeros_like(leaf) if found else None, network, mask)
+        return {"network": shared, OFFSETS: offsets}
+
+    def whole(params: Params) -> Params:
+        add = lambda offset, shared: shared if offset is None else shared + offset  # noqa: E731
+        return jax.tree.map(add, params[OFFSETS], params["network"], is_leaf=lambda leaf: leaf is None)
+
+    def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
+        return model.apply(whole(params), x, key=key, moments=moments)
+
+    return model._replace(init=init, apply=apply, moments=_seen_through(model, lambda p, x: (whole(p), x)))
 
 
 def _seen_through(model: Model, inner: Callable[[Params, Any], tuple[Params, Any]]) -> Any:

@@ -96,7 +96,7 @@ def conv_general_dilated(
             preferred_element_type=preferred_element_type,
         )
     else:
-        patches = jnp.stack([each.reshape(-1, groups, channels) for each in slices])
+        patches = jnp.stack([tap.reshape(-1, groups, channels) for tap in slices])
         y = jnp.einsum(
             "tngc,tcgf->ngf",
             patches,

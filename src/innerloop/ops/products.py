@@ -89,7 +89,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
 def _uses(jaxpr: Any) -> dict[Any, list[Any]]:
     """The equations that use each variable; `None` stands for the result of the whole."""
     uses: dict[Any, list[Any]] = defaultdict(list)
-    for user, atoms in [*((each, each.invars) for each in jaxpr.eqns), (None, jaxpr.outvars)]:
+    for user, atoms in [*((equation, equation.invars) for equation in jaxpr.eqns), (None, jaxpr.outvars)]:
         for atom in atoms:
             if not isinstance(atom, core.Literal):
                 uses[atom].append(user)
@@ -110,7 +110,7 @@ def _turned(product: Any, users: Sequence[Any]) -> Any:
 def _rewritten(jaxpr: Any) -> Any:
     """A jaxpr inside of another, or several, with their products rewritten."""
     if isinstance(jaxpr, tuple):
-        return tuple(_rewritten(each) for each in jaxpr)
+        return tuple(_rewritten(inner) for inner in jaxpr)
     closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
     new = jax.make_jaxpr(lambda *inputs: _evaluate(closed.jaxpr, closed.consts, *inputs))(*closed.in_avals)
     if jaxpr is closed:

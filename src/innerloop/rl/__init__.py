@@ -8,7 +8,7 @@ from innerloop.rl.rollout import collect
 from innerloop.rl.train import Adaptation, RLState, RLStep, Sampling, evaluate, init, smaller_later, train_step
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
-from innerloop.rl.updates import Descent, OuterUpdate, ppo
+from innerloop.rl.updates import Descent, Needs, OuterUpdate, Problem, Values, ppo
 
 __all__ = [
     "ESTIMATORS",
@@ -20,8 +20,10 @@ __all__ = [
     "Gaussian",
     "HostEnv",
     "JaxEnv",
+    "Needs",
     "OuterUpdate",
     "Policy",
+    "Problem",
     "RLState",
     "RLStep",
     "Rollouts",
@@ -30,6 +32,7 @@ __all__ = [
     "StochasticPolicy",
     "TaskSampler",
     "TrustRegion",
+    "Values",
     "advantages",
     "collect",
     "envs",

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 from jaxtyping import PyTree
@@ -185,9 +186,9 @@ def linear_features(ridge: float = 1e-5) -> Baseline:
     $$ \phi(s, t) = \bigl(\bar s,\ \bar s^2,\ \tau,\ \tau^2,\ \tau^3,\ 1\bigr), \qquad
        \bar s = \operatorname{clip}(s, -10, 10),\quad \tau = t / 100 , $$
 
-    fitted by $\min_w \lVert \Phi w - G\rVert^2 + \text{ridge}\,\lVert w\rVert^2$. It is solved by orthogonal
-    transformation of $[\Phi;\ \sqrt{\text{ridge}}\,I]$, which in single precision is as accurate as the normal
-    equations are in double.
+    fitted by $\min_w \lVert \Phi w - G\rVert^2 + \text{ridge}\,\lVert w\rVert^2$. It is solved through the normal
+    equations in double precision, whatever JAX is set to. An orthogonal transformation would be as accurate in single
+    precision, but for the 254 features of Ant it takes 3 times as long on a CPU.
 
     Args:
         ridge: positive.
@@ -209,15 +210,22 @@ def linear_features(ridge: float = 1e-5) -> Baseline:
     def fit(rollouts: Rollouts, returns: Array) -> Value:
         weight = rollouts.mask.astype(returns.dtype)
         rows = features(rollouts.observation, rollouts.t) * weight[..., None]
-        size = rows.shape[-1]
-        system = jnp.concatenate([rows, (returns * weight)[..., None]], axis=-1).reshape(-1, size + 1)
-        penalty = jnp.sqrt(ridge) * jnp.eye(size, size + 1, dtype=system.dtype)
-        # The last column of the triangle is the rotated right-hand side: no orthogonal factor has to be formed.
-        triangle = jnp.linalg.qr(jnp.concatenate([system, penalty]), mode="r")
-        w = jax.scipy.linalg.solve_triangular(triangle[:size, :size], triangle[:size, size])
+        w = _ridge_regression(rows.reshape(-1, rows.shape[-1]), (returns * weight).reshape(-1), ridge)
         return lambda observation, t: features(observation, t) @ w
 
     return fit
+
+
+def _ridge_regression(rows: Array, target: Array, ridge: float) -> Array:
+    """The coefficients, `[features]`, in the precision of the rows `[examples, features]`."""
+    with jax.enable_x64(True):
+        double = np.dtype("float64")
+        phi, wanted = lax.convert_element_type(rows, double), lax.convert_element_type(target, double)
+        gram = phi.T @ phi + jnp.asarray(ridge, double) * jnp.eye(rows.shape[-1], dtype=double)
+        # Columns of norm 1: features of very different size, as t and t³, are otherwise lost in rounding.
+        scale = lax.rsqrt(jnp.diagonal(gram))
+        solved = jnp.linalg.solve(gram * scale[:, None] * scale, scale * (phi.T @ wanted)) * scale
+        return lax.convert_element_type(solved, rows.dtype)
 
 
 def value_network(

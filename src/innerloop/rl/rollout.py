@@ -15,25 +15,10 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
-from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step
+from innerloop.rl.episodes import NEVER, Rule, act, keys_of, sound
+from innerloop.rl.host_rollout import collect_on_host
+from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts
 from innerloop.types import Params, PRNGKey
-
-NEVER = np.iinfo(np.int32).max  # the number of no episode: sorts behind all others
-
-
-class _Rule(NamedTuple):
-    """How much to collect of each task: `number` episodes, or, if it is a budget, episodes of `number` steps."""
-
-    number: int
-    budget: bool
-
-    def shape(self, horizon: int) -> tuple[int, int]:
-        """Rows and time of what is collected."""
-        return (1, self.number + horizon - 1) if self.budget else (self.number, horizon)
-
-    def at_once(self, horizon: int) -> int:
-        """The most episodes of a task that may have to run at once."""
-        return -(-self.number // horizon) if self.budget else self.number
 
 
 def collect(
@@ -99,8 +84,8 @@ def collect(
         )
     _require_matching(env, policy, params, tasks, key)
     if isinstance(env, HostEnv):
-        rule = _Rule(number, budget=episodes is None)
-        return _on_host(env, policy, params, np.asarray(tasks), key, rule, next_observation)
+        rule = Rule(number, budget=episodes is None)
+        return collect_on_host(env, policy, params, np.asarray(tasks), key, rule, next_observation)
     compiled = _budget if episodes is None else _episodes
     return compiled(env, policy, params, jnp.asarray(tasks), key, number, next_observation)
 
@@ -145,30 +130,6 @@ def _require_matching(env: Any, policy: Any, params: Any, tasks: Any, key: Any) 
         )
 
 
-def _keys_of(key: PRNGKey, number: Array) -> Array:
-    """The keys of the episodes with these numbers, `[tasks, n]`: folded with 0 for the reset, with `t + 1` to act."""
-    of_tasks = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number.shape[0]))
-    return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(of_tasks, number)
-
-
-def _act(policy: Policy, params: Any, observation: Array, keys: Array, t: Array) -> tuple[Array, Any]:
-    """Actions of every environment, `[tasks, n, ...]`."""
-
-    def one(params: Any, observation: Array, key: Array, t: Array) -> tuple[Array, Any]:
-        return policy(params, observation, jax.random.fold_in(key, t + 1))
-
-    return jax.vmap(jax.vmap(one, (None, 0, 0, 0)))(params, observation, keys, t)
-
-
-def _sound(step: Step) -> tuple[Step, Any]:
-    """The step without what is not finite, which ends the episode, and whether it was; for NumPy and JAX arrays."""
-    where = jnp.where if isinstance(step.reward, Array) else np.where
-    finite = jnp.isfinite if isinstance(step.reward, Array) else np.isfinite
-    sound = finite(step.observation).all(axis=-1) & finite(step.reward)
-    observation = where(sound[..., None], step.observation, 0)
-    return Step(observation, where(sound, step.reward, 0), step.terminated | ~sound, step.truncated & sound), ~sound
-
-
 @partial(jax.jit, static_argnames=("policy", "episodes", "keep_next"))
 def _episodes(
     env: JaxEnv, policy: Policy, params: Any, tasks: Array, key: PRNGKey, episodes: int, keep_next: bool
@@ -180,7 +141,7 @@ def _episodes(
             state, observation, running = carry
             action, info = policy(params, observation, jax.random.fold_in(key, t + 1))
             state, step = env.step(task, state, action)
-            step, broken = _sound(step)
+            step, broken = sound(step)
             truncated = ~step.terminated & (step.truncated | (t == env.horizon - 1))
             after = step.observation if keep_next else None
             record = Rollouts(
@@ -192,7 +153,7 @@ def _episodes(
         state, observation = env.reset(task, jax.random.fold_in(key, 0))
         return lax.scan(body, (state, observation, jnp.array(True)), jnp.arange(env.horizon))[1]
 
-    keys = _keys_of(key, jnp.tile(jnp.arange(episodes), (tasks.shape[0], 1)))
+    keys = keys_of(key, jnp.tile(jnp.arange(episodes), (tasks.shape[0], 1)))
     return jax.vmap(jax.vmap(episode, (None, None, 0)))(params, tasks, keys)
 
 
@@ -228,7 +189,7 @@ def _budget(
         wanted = lanes.ended + (lanes.t * lanes.running).sum(axis=1) < steps
         begins = ~lanes.running & wanted[:, None]
         number = jnp.where(begins, lanes.begun[:, None] + begins.cumsum(axis=1) - 1, lanes.number)
-        keys = _keys_of(key, number)
+        keys = keys_of(key, number)
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(begins.reshape(begins.shape + (1,) * (new.ndim - 2)), new, old)
@@ -239,9 +200,9 @@ def _budget(
         return lanes, *jax.tree.map(choose, reset(tasks, keys), (state, observation)), keys
 
     def take_step(lanes: _Lanes, state: Any, observation: Array, keys: Array) -> tuple[Any, Array, Rollouts]:
-        action, info = _act(policy, params, observation, keys, lanes.t)
+        action, info = act(policy, params, observation, keys, lanes.t)
         state, step = advance(tasks, state, action)
-        step, broken = _sound(step)
+        step, broken = sound(step)
         truncated = ~step.terminated & (step.truncated | (lanes.t == horizon - 1))
         after = step.observation if keep_next else None
         record = Rollouts(
@@ -266,14 +227,14 @@ def _budget(
         return begin(end(lanes, record.last), state, observation), i + 1, numbers, buffer
 
     zeros, none = jnp.zeros((count, width), int), jnp.zeros(count, int)
-    now = begin(_Lanes(zeros, zeros, zeros > 0, zeros, none, none), *reset(tasks, _keys_of(key, zeros)))
+    now = begin(_Lanes(zeros, zeros, zeros > 0, zeros, none, none), *reset(tasks, keys_of(key, zeros)))
     record = jax.eval_shape(take_step, *now)[2]
     buffer = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), record)
     carry = (now, 0, jnp.full((length, count, width), NEVER, int), buffer)
     _, _, numbers, buffer = lax.while_loop(lambda carry: carry[0][0].running.any(), body, carry)
 
     def ordered(numbers: Array, buffer: Rollouts) -> Rollouts:
-        order = jnp.lexsort((buffer.t, numbers))[: _Rule(steps, budget=True).shape(horizon)[1]]
+        order = jnp.lexsort((buffer.t, numbers))[: Rule(steps, budget=True).shape(horizon)[1]]
         rows = jax.tree.map(lambda leaf: leaf[order], buffer)
         kept = (numbers[order] < NEVER) & (jnp.arange(len(order)) - rows.t < steps)
 
@@ -286,118 +247,3 @@ def _budget(
         return leaf.swapaxes(0, 1).reshape(count, -1, *leaf.shape[3:])
 
     return jax.vmap(ordered)(flat(numbers), jax.tree.map(flat, buffer))
-
-
-@partial(jax.jit, static_argnames="policy")
-def _act_at_once(policy: Policy, params: Any, observation: Array, keys: Array, t: Array) -> tuple[Array, Any]:
-    """`_act`, compiled for itself."""
-    # For 40 sets of parameters, 800 environments and two hidden layers of 100 units, this takes 0.8 to 1.4 ms on two
-    # cores, and NumPy's batched products 0.4 to 0.7 ms. But the physics takes 5 to 29 ms: it would not pay to write
-    # every policy a second time, with other random numbers.
-    return _act(policy, params, observation, keys, t)
-
-
-class _Slots(NamedTuple):
-    """Where episodes run on the host, `[tasks, slots]`, and how far each task is, `[tasks]`."""
-
-    number: np.ndarray  # of the slot's episode
-    t: np.ndarray  # steps of the slot's episode so far
-    running: np.ndarray  # whether the slot has an episode that has not ended
-    begun: np.ndarray  # episodes of the task that have begun
-    ended: np.ndarray  # steps in episodes of the task that have ended
-
-
-def _beginning(slots: _Slots, horizon: int, rule: _Rule) -> tuple[np.ndarray, _Slots]:
-    """Which idle slots begin an episode, and the slots afterwards."""
-    if rule.budget:
-        most = slots.ended + horizon * slots.running.sum(axis=1)
-        needed = -((most - rule.number) // horizon)
-    else:
-        needed = rule.number - slots.begun
-    rank = (~slots.running).cumsum(axis=1) - 1
-    begins = ~slots.running & (rank < needed[:, None])
-    number = slots.number + begins * (slots.begun[:, None] + rank - slots.number)
-    begun = slots.begun + begins.sum(axis=1)
-    return begins, slots._replace(number=number, t=slots.t * ~begins, running=slots.running | begins, begun=begun)
-
-
-def _advanced(slots: _Slots, last: np.ndarray) -> _Slots:
-    """The slots after a step of all that run, where `last` says whose episode ended with it."""
-    t = slots.t + slots.running
-    ended = slots.ended + (t * last).sum(axis=1)
-    return slots._replace(t=t, running=slots.running & ~last, ended=ended)
-
-
-@jax.jit
-def _begin_at_once(key: PRNGKey, number: Array) -> tuple[Array, Array]:
-    """Keys of the episodes with these numbers, `[tasks, slots]`, and seeds for their resets."""
-    keys = _keys_of(key, number)
-    bits = jax.vmap(jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0), dtype=jnp.uint32)))(keys)
-    return keys, (bits >> 1).astype(jnp.int32)
-
-
-def _on_host(
-    env: HostEnv, policy: Policy, params: Any, tasks: np.ndarray, key: PRNGKey, rule: _Rule, keep_next: bool
-) -> Rollouts:
-    """Either rule, with environments outside of JAX."""
-    count, horizon, float_type = len(tasks), env.horizon, np.dtype(jnp.result_type(float))
-    shape = (count, min(env.num_envs // count, rule.at_once(horizon)))
-    size = (count, *rule.shape(horizon))
-    task_of = np.repeat(np.arange(count), shape[1])
-    observation = np.zeros((count * shape[1], env.observation_size), float_type)
-    slots = _Slots(np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, bool), *np.zeros((2, count), int))
-    written, numbers = np.zeros(count, int), np.full((count, size[2]), NEVER)
-    keys: Any = None
-    buffer: Any = None
-    while True:
-        begins, slots = _beginning(slots, horizon, rule)
-        if begins.any():
-            keys, seeds = _begin_at_once(key, slots.number)
-            ids = np.flatnonzero(begins)
-            observation[ids] = env.reset(tasks[task_of[ids]], np.asarray(seeds).reshape(-1)[ids], ids)
-        ids = np.flatnonzero(slots.running)
-        if not ids.size:
-            break
-        chosen = _act_at_once(policy, params, observation.reshape(*shape, -1), keys, slots.t)
-        action, info = jax.tree.map(partial(_rows_of, ids=ids), chosen)
-        step, broken = _sound(env.step(tasks[task_of[ids]], action, ids))
-        number, t = _rows_of(slots.number, ids), _rows_of(slots.t, ids)
-        after = step.observation.astype(float_type)
-        truncated = ~step.terminated & (step.truncated | (t == horizon - 1))
-        fields: dict[str, Any] = {
-            "observation": observation[ids],
-            "action": action,
-            "reward": step.reward.astype(float_type),
-            "info": info,
-            "t": t,
-            "mask": np.ones(len(ids), bool),
-            "terminated": step.terminated,
-            "truncated": truncated,
-            "broken": broken,
-            "next_observation": after if keep_next else None,
-        }
-        record = Rollouts(**fields)
-        if buffer is None:
-            buffer = jax.tree.map(lambda leaf: np.zeros((*size, *leaf.shape[1:]), leaf.dtype), record)
-        place: Any = (task_of[ids], number, t)
-        if rule.budget:  # in the order in which steps happen; sorted below
-            order = written[:, None] + slots.running.cumsum(axis=1) - 1
-            place = (task_of[ids], 0, _rows_of(order, ids))
-            numbers[place[0], place[2]] = number
-            written = written + slots.running.sum(axis=1)
-        for rows, values in zip(jax.tree.leaves(buffer), jax.tree.leaves(record), strict=True):
-            rows[place] = values
-        observation[ids] = after
-        last = np.zeros(shape, bool)
-        last.reshape(-1)[ids] = step.terminated | truncated
-        slots = _advanced(slots, last)
-    if rule.budget:
-        order = np.lexsort((buffer.t[:, 0], numbers), axis=-1)
-        buffer = jax.tree.map(lambda leaf: leaf[np.arange(count)[:, None], 0, order][:, None], buffer)
-    return jax.tree.map(jnp.asarray, buffer)
-
-
-def _rows_of(values: Any, ids: np.ndarray) -> np.ndarray:
-    """The rows `ids` of `[tasks, slots, ...]`, `[n, ...]`."""
-    values = np.asarray(values)
-    return values.reshape(-1, *values.shape[2:])[ids]

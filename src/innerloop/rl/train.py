@@ -1,12 +1,10 @@
 r"""Meta-reinforcement learning: Algorithm 3 of MAML's paper, as one meta-iteration.
 
 Each task's policy is adapted by `innerloop.adapt`, on one batch of experience for each inner step, collected by the
-policy of that step. Within the outer update the batches are constants, and the adapted parameters a function of what is
-learned: they are computed again, by the same `adapt`.
+policy of that step; then the outer update solves the `Problem` that they pose.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -16,19 +14,20 @@ import optax
 from jax import Array
 
 from innerloop.core.adapt import adapt
-from innerloop.core.adjoints import Adjoint, FirstOrder, Mixed, Reverse, Truncated
-from innerloop.core.layout import Layout, fast_products, map_over_tasks, mean_over_tasks
+from innerloop.core.adjoints import FirstOrder, Mixed
+from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import MetaState
 from innerloop.core.trees import differentiable, merge, split
 from innerloop.errors import InnerloopError
-from innerloop.rl.objectives import Estimator, estimator, exploration, likelihood, mean, surrogate
-from innerloop.rl.policies import Distribution, StochasticPolicy
+from innerloop.rl.objectives import Estimator, estimator, mean
+from innerloop.rl.policies import StochasticPolicy
+from innerloop.rl.problem import outer_problem
 from innerloop.rl.returns import Advantages, Experience, advantages
 from innerloop.rl.rollout import collect
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Rollouts
-from innerloop.rl.updates import OuterUpdate, Problem
-from innerloop.types import InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
+from innerloop.rl.updates import OuterUpdate
+from innerloop.types import Adjoint, InnerRule, Meta, Metrics, Params, PerStep, PRNGKey, RuleParams, Scalar, Step
 
 Tree = TypeVar("Tree")
 
@@ -121,7 +120,8 @@ def train_step(
     Returns:
         `state -> (state, metrics)`. The metrics have `returns`, the mean undiscounted return after 0, ..., `steps`
         updates `[steps + 1]`, `episodes`, their number for each task and collection, `broken`, the number of those that
-        ended because something was no longer finite, and those of the outer update.
+        ended because something was no longer finite, those of the outer update, and for a normal policy `log_std`, the
+        mean log standard deviation of its actions before adaptation.
 
     Raises:
         InnerloopError: if there is no task, if the layout does not suit, or for an unknown estimator.
@@ -132,9 +132,14 @@ def train_step(
     if num_tasks < 1:
         raise InnerloopError(f"An iteration has num_tasks={num_tasks} tasks; it needs at least 1.")
     layout.require(num_tasks)
+    if outer.needs.curvature_tasks > num_tasks:
+        raise InnerloopError(
+            f"The curvature is to be computed from curvature_tasks={outer.needs.curvature_tasks} tasks, but an "
+            f"iteration has num_tasks={num_tasks}; give no more than that, or 0 for all."
+        )
     row = estimator(inner) if isinstance(inner, str) else inner
     run = _adaptation(env, policy, rule, sampling, steps, row, experience or advantages(), layout)
-    problem_of = _outer_problem(policy, rule, steps, row, outer, adjoint, layout)
+    problem_of = outer_problem(policy, rule, steps, row, outer, adjoint, layout)
 
     @jax.jit
     def update(state: RLState, data: Experience, score: Array, key: PRNGKey) -> tuple[RLState, Metrics]:
@@ -147,6 +152,8 @@ def train_step(
         of = run(meta, env.tasks.sample(task_key, num_tasks), sample_key)
         score = _score(of.experience, of.returns[:, -1], of.episodes[:, -1])
         counts = {"returns": of.returns.mean(axis=0), "episodes": of.episodes.mean(), "broken": of.broken.sum()}
+        if "log_std" in of.experience.info:  # a normal policy: too small, and it no longer explores
+            counts["log_std"] = _mean_before(of.experience.info["log_std"].mean(axis=-1), of.experience.weight)
         return (of.experience, score, update_key), counts
 
     def compiled(state: RLState) -> tuple[RLState, Metrics]:
@@ -261,85 +268,15 @@ def _adaptation(
     return run
 
 
-def _outer_problem(
-    policy: StochasticPolicy,
-    rule: InnerRule,
-    steps: int,
-    row: Estimator,
-    outer: OuterUpdate,
-    adjoint: Adjoint,
-    layout: Layout,
-) -> Callable[[Any, Experience, Array, PRNGKey], Problem]:
-    """The outer loss and its derivatives, from an iteration's experience."""
-    inner_loss, outer_loss = row.loss(policy), surrogate(policy, getattr(outer, "clip", None))
-    penalty = getattr(outer, "penalty", 0.0)
-
-    def one(shared: Any, item: Any) -> tuple[Scalar, Metrics]:
-        """The loss of one task after adaptation."""
-        learned, constant, key = shared
-        data, share, score = item
-        meta = merge(learned, constant)
-        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], data) for part in (slice(steps), steps))
-        along = steps > 0 and (row.exploration or penalty)
-        adapted = adapt(
-            inner_loss, meta, PerStep(early), key, rule=rule, steps=steps, adjoint=adjoint, trajectory=bool(along)
-        )
-        loss, metrics = outer_loss(adapted.params, last, key)
-        for step in range(steps if along else 0):
-            params, batch = (jax.tree.map(lambda leaf, at=step: leaf[at], tree) for tree in (adapted.trajectory, early))
-            if row.exploration:
-                loss += row.exploration * exploration(policy, params, batch, score)
-            if penalty:
-                loss += penalty * mean(likelihood(policy, params, batch)[2], batch.weight) / steps
-        return loss, {"loss": loss, "kl": metrics["kl"] * share}
-
-    def policy_of(shared: Any, item: Any) -> Distribution:
-        """The distributions of one task's actions after adaptation."""
-        learned, constant, key = shared
-        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], item) for part in (slice(steps), steps))
-        meta = merge(learned, constant)
-        adapted = adapt(inner_loss, meta, PerStep(early), key, rule=rule, steps=steps, adjoint=_forward(adjoint))
-        return policy.distribution(adapted.params, last.observation)
-
-    recompute = getattr(outer, "recompute", False)
-    policies = map_over_tasks(jax.checkpoint(policy_of) if recompute else policy_of, layout)
-    gradient, evaluate = mean_over_tasks(one, layout), map_over_tasks(lambda *of: one(*of)[1], layout)
-
-    def problem(constant: Any, data: Experience, score: Array, key: PRNGKey) -> Problem:
-        count = data.weight[:, -1].sum(axis=(1, 2))
-        items = data, count / count.mean(), score  # the share makes the mean over tasks one over all their steps
-
-        def curvature(learned: Params) -> Callable[[Params], Params]:
-            after, forward = jax.linearize(lambda learned: policies((learned, constant, key), data), learned)
-            back = jax.linear_transpose(forward, learned)
-            weight = data.weight[:, -1] / data.weight[:, -1].sum()
-            slope = jax.grad(lambda now: jnp.sum(weight * policy.kl(after, now)))
-
-            def product(vector: Params) -> Params:
-                return back(jax.jvp(slope, (after,), (forward(vector),))[1])[0]
-
-            return fast_products(product)
-
-        def values(learned: Params) -> tuple[Scalar, Scalar]:
-            metrics = evaluate((learned, constant, key), items)
-            return metrics["loss"].mean(), metrics["kl"].mean()
-
-        return Problem(lambda learned: gradient((learned, constant, key), items), curvature, values)
-
-    return problem
-
-
-def _forward(adjoint: Adjoint) -> Adjoint:
-    """The same derivatives from an adjoint that has forward mode."""
-    if isinstance(adjoint, Mixed):
-        return Reverse(adjoint.unroll)
-    return replace(adjoint, adjoint=_forward(adjoint.adjoint)) if isinstance(adjoint, Truncated) else adjoint
-
-
 def _score(data: Experience, returns: Array, episodes: Array) -> Array:
     """What the adapted policy of each task is worth, less the mean over tasks, in units of the outer loss."""
     length = data.weight[:, -1].sum() / episodes.sum()
     return (returns - returns.mean()) / (length * data.scale[:, -1].mean())
+
+
+def _mean_before(values: Array, weight: Array) -> Scalar:
+    """The mean over all steps before adaptation of `[tasks, steps + 1, rows, time]`."""
+    return mean(values[:, 0], weight[:, 0])
 
 
 def _stacked(trees: list[Tree]) -> Tree:

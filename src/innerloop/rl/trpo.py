@@ -5,6 +5,11 @@ With the gradient $g$ of the loss and the Hessian $F$ of the divergence from the
 $$ d = F^{-1} g,\qquad \theta' = \theta - \beta\, d,\qquad \beta = \eta^n \sqrt{\frac{2\delta}{d^\top F d}} , $$
 
 with the least $n$ at which the loss is lower and the divergence at most $\delta$. If there is none, nothing changes.
+
+In meta-learning there are two policies whose divergence may be meant: the adapted one, as in MAML's paper, and the
+initial one. The adapted one is the one whose return the loss estimates. But where adaptation is sensitive to where it
+begins, its divergence lets $\theta$ hardly move; and its curvature goes through the adaptation, at the cost of a
+meta-gradient for each product, where that of the initial policy costs a forward and a backward pass.
 """
 
 from collections.abc import Callable
@@ -16,8 +21,8 @@ import optax
 from jax import Array, lax
 
 from innerloop.errors import InnerloopError
-from innerloop.rl.updates import Problem
-from innerloop.types import Metrics, Params, Scalar
+from innerloop.rl.updates import DIVERGENCES, Needs, Problem, Values, progress
+from innerloop.types import Metrics, Params
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,11 @@ class TrustRegion:
 
     Args:
         bound: the largest mean divergence, $\delta$, in nats.
+        divergence: whose it is: `"adapted"`, that of the policies after adaptation, or `"initial"`, that of the policy
+            before it. What the rule learns (step sizes, say) has no influence on the latter: it is refused.
+        cap: the largest mean divergence of the other of the two, in nats, which the line search keeps too; 0: any.
+        curvature_tasks: tasks from which the curvature $F$ is computed; the gradient and the line search are always
+            over all. 0: all.
         damping: added to the diagonal of $F$.
         iterations: of conjugate gradients, at most.
         residual: the squared norm of the residual at which they stop.
@@ -48,6 +58,9 @@ class TrustRegion:
     shrink: float = 0.8
     tries: int = 15
     recompute: bool = False
+    divergence: str = "adapted"
+    cap: float = 0.0
+    curvature_tasks: int = 0
 
     def __post_init__(self) -> None:
         if not self.bound > 0:
@@ -56,6 +69,22 @@ class TrustRegion:
             raise InnerloopError(f"{self} needs at least one iteration and try, and no negative damping or residual.")
         if not 0 < self.shrink < 1:
             raise InnerloopError(f"The line search shrinks steps by {self.shrink}; it must be between 0 and 1.")
+        if self.divergence not in DIVERGENCES:
+            raise InnerloopError(
+                f"The trust region bounds no divergence {self.divergence!r}; choose one of: {', '.join(DIVERGENCES)}."
+            )
+        if not self.cap >= 0:
+            raise InnerloopError(f"The cap on the other divergence is {self.cap}; it must be positive, or 0 for none.")
+        if self.curvature_tasks < 0:
+            raise InnerloopError(
+                f"The curvature is computed from curvature_tasks={self.curvature_tasks} tasks; give at least 1, or 0 "
+                "for all."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """Which curvature, and from how many tasks."""
+        return Needs(divergence=self.divergence, curvature_tasks=self.curvature_tasks, recompute=self.recompute)
 
     def init(self, learned: Params) -> tuple[()]:
         """Nothing is kept from step to step."""
@@ -63,8 +92,11 @@ class TrustRegion:
 
     def update(self, problem: Problem, learned: Params, state: tuple[()]) -> tuple[Params, tuple[()], Metrics]:
         """One natural-gradient step."""
-        gradient, _ = problem.gradient(learned)
-        learned, metrics = natural_step(self, learned, gradient, problem.curvature(learned), problem.evaluate)
+        gradient, found = problem.gradient(learned)
+        zero = jnp.zeros_like(found["loss"])
+        before = Values(found["loss"], zero, zero)  # the policies that acted are those of `learned`
+        product = problem.curvature(learned)
+        learned, metrics = natural_step(self, learned, gradient, product, problem.evaluate, before)
         return learned, state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
 
@@ -73,7 +105,8 @@ def natural_step(
     params: Params,
     gradient: Params,
     product: Callable[[Params], Params],
-    evaluate: Callable[[Params], tuple[Scalar, Scalar]],
+    evaluate: Callable[[Params], Values],
+    before: Values | None = None,
 ) -> tuple[Params, Metrics]:
     """One step. Pure; it compiles as a whole.
 
@@ -82,15 +115,17 @@ def natural_step(
         params: where to start, any pytree of floating-point arrays.
         gradient: of the loss there.
         product: multiplies a vector by the Hessian of the divergence there; exact, from automatic differentiation.
-        evaluate: `params -> (loss, divergence)`.
+        evaluate: `params -> Values`.
+        before: the values at the start, where they are known already.
 
     Returns:
-        The parameters after the step and the metrics `loss_before`, `loss_after`, `kl`, `accepted` (1 or 0), and
-        `tries`, the number of times that the step was shrunk.
+        The parameters after the step and the metrics of `innerloop.rl.updates.progress`, with `accepted` (1 or 0),
+        `tries`, how many steps were tried, `cg_residual`, the norm of what the conjugate gradients left of the
+        gradient's, 0 to 1 or more.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> evaluate = lambda x: (jnp.sum((x - 1) ** 2), 2 * jnp.sum(x**2))
+        >>> evaluate = lambda x: Values(jnp.sum((x - 1) ** 2), 2 * jnp.sum(x**2), jnp.zeros(()))
         >>> x, metrics = natural_step(TrustRegion(), jnp.zeros(1), jnp.array([-2.0]), lambda v: 4 * v, evaluate)
         >>> print(x.round(4), metrics["kl"].round(4))
         [0.0707] 0.01
@@ -102,28 +137,31 @@ def natural_step(
     direction, residual = conjugate_gradients(damped, gradient, region.iterations, region.residual)
     # d·F d without a product of its own.
     curvature = jnp.asarray(optax.tree.vdot(direction, optax.tree.sub(gradient, residual)))
-    length = jnp.sqrt(2 * region.bound / jnp.maximum(curvature, jnp.finfo(curvature.dtype).tiny))
-    loss_before, kl_before = evaluate(params)
+    tiny = jnp.finfo(curvature.dtype).tiny
+    length = jnp.sqrt(2 * region.bound / jnp.maximum(curvature, tiny))
+    before = evaluate(params) if before is None else before
+
+    def within(at: Values) -> Array:
+        bounded, other = (at.adapted, at.initial) if region.divergence == "adapted" else (at.initial, at.adapted)
+        return bounded <= region.bound if region.cap == 0 else (bounded <= region.bound) & (other <= region.cap)
 
     def moved(n: Array) -> Params:
         scale = length * region.shrink**n
         return jax.tree.map(lambda leaf, d: leaf - (scale * d).astype(leaf.dtype), params, direction)
 
-    def search(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        n, _, _, _ = carry
-        loss, kl = evaluate(moved(n))
+    def search(carry: tuple[Array, Array, Values]) -> tuple[Array, Array, Values]:
+        n, _, _ = carry
+        found = evaluate(moved(n))
         # Comparisons with NaN are false: a step to where nothing is finite is refused like any other.
-        return n + 1, (loss < loss_before) & (kl <= region.bound), loss, kl
+        return n + 1, (found.loss < before.loss) & within(found), found
 
-    start = jnp.zeros((), jnp.int32), jnp.array(False), loss_before, kl_before
-    n, accepted, loss, kl = lax.while_loop(lambda carry: ~carry[1] & (carry[0] < region.tries), search, start)
-    after = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved(n - 1), params)
-    return after, {
-        "loss_before": loss_before,
-        "loss_after": jnp.where(accepted, loss, loss_before),
-        "kl": jnp.where(accepted, kl, kl_before),
-        "accepted": accepted.astype(loss.dtype),
+    start = jnp.zeros((), jnp.int32), jnp.array(False), before
+    n, accepted, found = lax.while_loop(lambda carry: ~carry[1] & (carry[0] < region.tries), search, start)
+    after, found = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), (moved(n - 1), found), (params, before))
+    return after, progress(before.loss, found, optax.tree.sub(after, params)) | {
+        "accepted": accepted.astype(before.loss.dtype),
         "tries": n,
+        "cg_residual": optax.tree.norm(residual) / jnp.maximum(optax.tree.norm(gradient), tiny),
     }
 
 

@@ -12,35 +12,99 @@ from jax import lax
 from innerloop.errors import InnerloopError
 from innerloop.types import Metrics, Params, Scalar
 
+DIVERGENCES = ("adapted", "initial")
+"""Which policies a divergence may be between: those after adaptation, or the one before it."""
+
+
+class Values(NamedTuple):
+    """What one iteration's experience says of some parameters.
+
+    Attributes:
+        loss: the outer loss.
+        adapted: the mean divergence from the adapted policies that acted to those that the parameters adapt to, over
+            all steps after adaptation, in nats.
+        initial: that of the policy before adaptation, over all steps before it. Without inner updates, the same.
+    """
+
+    loss: Scalar
+    adapted: Scalar
+    initial: Scalar
+
 
 class Problem(NamedTuple):
     r"""The outer loss of one iteration, as a function of what is learned.
 
     Attributes:
-        gradient: `learned -> (gradient of the loss, metrics)`; the metrics have `loss` and `kl`.
-        curvature: `learned -> (vector -> product)` with the Hessian of the divergence from the policy with these
-            parameters to others, where both are the same. There the divergence has no slope in the distributions, so
-            this is exactly $J^\top M J$: $J$ from what is learned, through the adaptation, to the distributions, $M$
-            the Hessian in these. No third derivative is taken.
-        evaluate: `learned -> (loss, divergence)`.
+        gradient: `learned -> (gradient of the loss, metrics)`; the metrics have `loss`.
+        curvature: `learned -> (vector -> product)` with the Hessian of the divergence (`Needs.divergence` says which)
+            from the policy with these parameters to others, where both are the same. There the divergence has no slope
+            in the distributions, so this is exactly $J^\top M J$: $J$ from what is learned, for the adapted policies
+            through the adaptation, to the distributions, $M$ the Hessian in these. No third derivative is taken.
+        evaluate: `learned -> Values`.
     """
 
     gradient: Callable[[Params], tuple[Params, Metrics]]
     curvature: Callable[[Params], Callable[[Params], Params]]
-    evaluate: Callable[[Params], tuple[Scalar, Scalar]]
+    evaluate: Callable[[Params], Values]
+
+
+class Needs(NamedTuple):
+    """What an outer update asks of the problem that it is given.
+
+    Attributes:
+        clip: the ratio of likelihoods is clipped to 1 - clip .. 1 + clip; `None`: not at all.
+        penalty: weight of the divergence between the policies that acted before adaptation and the new ones.
+        divergence: the one whose Hessian is the curvature.
+        curvature_tasks: tasks that the curvature is the mean over, the first of the iteration; 0: all.
+        recompute: keep nothing from one product with the curvature to the next.
+    """
+
+    clip: float | None = None
+    penalty: float = 0.0
+    divergence: str = "adapted"
+    curvature_tasks: int = 0
+    recompute: bool = False
 
 
 @runtime_checkable
 class OuterUpdate(Protocol):
-    """One outer update: `innerloop.rl.TrustRegion`, or `innerloop.rl.Descent`."""
+    """One outer update: `innerloop.rl.TrustRegion`, or `innerloop.rl.Descent`.
+
+    Attributes:
+        needs: what it asks of the problem.
+    """
+
+    @property
+    def needs(self) -> Needs: ...
 
     def init(self, learned: Params, /) -> Any:
         """The state that it keeps from iteration to iteration."""
         ...
 
     def update(self, problem: Problem, learned: Params, state: Any, /) -> tuple[Params, Any, Metrics]:
-        """`(learned, state, metrics)` afterwards; the metrics have `loss_before`, `loss_after` and `kl`."""
+        """`(learned, state, metrics)` afterwards; the metrics have those of `progress`."""
         ...
+
+
+def progress(before: Scalar, after: Values, step: Params) -> Metrics:
+    """What every outer update tells of itself.
+
+    Args:
+        before: the outer loss before it.
+        after: what holds after it.
+        step: by how much the parameters changed.
+
+    Returns:
+        `loss_before`, `loss_after`, the divergences `kl` (of the adapted policies) and `kl_initial` in nats, and
+        `step_length`, the Euclidean norm of the step.
+    """
+    return {
+        "loss_before": before,
+        "loss_after": after.loss,
+        "kl": after.adapted,
+        "kl_initial": after.initial,
+        "step_length": jnp.asarray(optax.tree.norm(step)),
+    }
 
 
 @dataclass(frozen=True)
@@ -70,6 +134,11 @@ class Descent:
                 "positive clip and no negative penalty."
             )
 
+    @property
+    def needs(self) -> Needs:
+        """The clip and the penalty."""
+        return Needs(clip=self.clip, penalty=self.penalty)
+
     def init(self, learned: Params) -> Any:
         """The optimiser's state."""
         return self.optimizer.init(learned)
@@ -84,13 +153,12 @@ class Descent:
             return (optax.apply_updates(learned, updates), state), metrics | {"norm": optax.tree.norm(gradient)}
 
         if self.epochs == 1:
-            (learned, state), metrics = epoch((learned, state), None)
+            (after, state), metrics = epoch((learned, state), None)
             metrics = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
         else:
-            (learned, state), metrics = lax.scan(epoch, (learned, state), length=self.epochs)
-        loss, kl = problem.evaluate(learned)
-        before = {"loss_before": metrics["loss"][0], "gradient_norm": metrics["norm"][0]}
-        return learned, state, before | {"loss_after": loss, "kl": kl}
+            (after, state), metrics = lax.scan(epoch, (learned, state), length=self.epochs)
+        told = progress(metrics["loss"][0], problem.evaluate(after), optax.tree.sub(after, learned))
+        return after, state, told | {"gradient_norm": metrics["norm"][0]}
 
 
 def ppo(

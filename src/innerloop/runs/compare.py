@@ -31,6 +31,19 @@ class Timed(Protocol):
         ...
 
 
+@runtime_checkable
+class Fitting(Protocol):
+    """A workload that knows which algorithms cannot work in a configuration."""
+
+    def require_fitting(self, config: Any) -> None:
+        """Refuse an algorithm that cannot work.
+
+        Raises:
+            InnerloopError: naming the mend.
+        """
+        ...
+
+
 def _train(workload: Workload[Any], config: Any) -> int:
     return engine.train(workload, config, report=False)
 
@@ -65,6 +78,8 @@ def train_and_compare(
     progress = Progress()
     for config in configs:
         workload.check(config)
+        if isinstance(workload, Fitting):
+            workload.require_fitting(config)
     import jax
 
     from innerloop.runs.loop import DivergedError

@@ -13,8 +13,12 @@ from innerloop.runs.workload import Comparable
 
 APART = ("recipe", "seed", "layout", "log", "evaluation", "data_dir", "run_dir")
 """The settings in which runs of one group may differ."""
+TESTED = "test_steps"
+"""The inner steps that a run was evaluated after, which are chosen where the configuration leaves them open."""
 UNUSUAL = 5.0
 """A record that took so many times the median says more of the machine than of the algorithm."""
+SIZES = "BKMG"
+"""Bytes, kibibytes, and so on."""
 LARGE_SCORE = 10.0
 """From here on a score is shown with two digits behind the point, below with three."""
 
@@ -95,13 +99,15 @@ def grouped(runs: Sequence[Finished]) -> list[Group]:
 def _settings(found: Finished) -> dict[str, Any]:
     """What runs of one group have in common."""
     own = {name: value for name, value in codec.leaves(found.run.config) if name.split(".")[0] not in APART}
-    return {**own, "evaluation.steps": found.steps}
+    return {**own, TESTED: found.steps}
 
 
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """The algorithm, and what tells it from others of the same one."""
     rivals = [other for other in others if other["algorithm"] == own["algorithm"]]
     differing = [name for name in own if any(rival[name] != own[name] for rival in rivals if name in rival)]
+    if len(differing) > 1 and TESTED in differing:
+        differing.remove(TESTED)
     return " ".join([own["algorithm"], *(f"{codec.flag(name).split('.')[-1]}={own[name]}" for name in differing)])
 
 
@@ -271,14 +277,18 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     return [*shown[:-1], Table(last.title, last.columns, last.rows, (*last.notes, note))]
 
 
+def title_of(table: Mapping[str, Any]) -> str:
+    """What a table is about."""
+    return f"{table['title']} ({'lower' if table['lower_is_better'] else 'higher'} is better)"
+
+
 def _table(result: Mapping[str, Any], table: Mapping[str, Any]) -> Table:
     steps = {row["steps"] for row in table["rows"] if row.get("steps")}
     after = f", after {counted(max(steps), 'inner step')}" if len(steps) == 1 else ""
-    better = "lower" if table["lower_is_better"] else "higher"
-    title = f"{table['title']} ({better} is better){after}; {table['tasks']:,} test tasks"
+    title = f"{title_of(table)}{after}; {table['tasks']:,} test tasks"
     rows = []
     for row in table["rows"]:
-        name = row["label"] if len(steps) < 2 or "steps" not in row else f"{row['label']} ({row['steps']})"
+        name = row["label"] if len(steps) < 2 or not row.get("steps") else f"{row['label']} ({row['steps']})"
         rows.append((name, *cells_of(result, table, row)))
     heads = ("", "score", "sd", f"vs {shortened(result['reference'], 12)}", "ms/step", "memory", "compile")
     filled = [i for i in range(len(heads)) if i < 2 or any(row[i] for row in rows)]
@@ -318,15 +328,12 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     return [*failed, *result["remarks"]]
 
 
-def short_size(size: float) -> str:
+def short_size(size: int | float) -> str:
     """Bytes in at most six characters.
 
     Example:
-        >>> short_size(1536), short_size(12_345_678)
-        ('1.5K', '11.8M')
+        >>> short_size(1536), short_size(12_345_678), short_size(3e12)
+        ('1.5K', '11.8M', '2.79e+03G')
     """
-    for unit in ("B", "K", "M", "G"):
-        if size < 1000 or unit == "G":
-            return f"{size:.3g}{unit}"
-        size /= 1024
-    raise AssertionError
+    power = min(int(np.log2(max(size, 1)) // 10), len(SIZES) - 1)
+    return f"{round(size / 1024**power, 1):.3g}{SIZES[power]}"

@@ -23,6 +23,8 @@ class Layout:
     """the inner steps: unrolled runs faster, scanned compiles faster and takes less memory"""
     convolution: Literal["auto", "patches", "lax"] = "auto"
     """image networks: patches and a matrix product, or XLA's own convolution"""
+    products: Literal["auto", "row-major", "as-written"] = "auto"
+    """matrix products: rewritten into the form that CPU kernels are fast for, or as written; auto rewrites on a CPU"""
 
 
 @dataclass(frozen=True)

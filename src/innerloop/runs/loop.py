@@ -63,7 +63,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     state = _resumed(run, session, progress)
     log = session.config.log
     done = saved = session.step_of(state)
-    saved_at = time.monotonic()
+    saved_at, first = time.monotonic(), True
     pace = Pace(done, session.tasks_per_step)
     loggers = Loggers(log.to, progress.say)
     recorder = Recorder(run.metrics)
@@ -71,9 +71,9 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     try:
         with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
             for info in session.steps(state):
-                if done == saved == session.step_of(state):
+                if first:
                     run.write_costs(session.costs)
-                state, done = info.state, info.step
+                state, done, first = info.state, info.step, False
                 require_finite(info.values, done, saved, session.rates)
                 pace.advance(done, info.total)
                 values = {**info.values, "tasks_per_second": pace.tasks_per_second}

@@ -42,6 +42,7 @@ class Recipe(Generic[C]):
         published: figures to compare with.
         deviations: where it departs from the published experiment, in sentences.
         rows: settings that suit other rows of the table of algorithms, by name.
+        as_published: the published settings where the recipe has others, such as `{"inner.steps": 5}`.
     """
 
     make: Callable[[], C]
@@ -49,3 +50,4 @@ class Recipe(Generic[C]):
     published: tuple[Published, ...] = ()
     deviations: str = ""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    as_published: Mapping[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ NORMAL_QUANTILE = 1.96
 WIDTH = 80
 """Columns of a terminal."""
 NARROW = 16
-"""The first column of a table is not made narrower than this, as text."""
+"""The first column of a table is not made narrower than this, nor so narrow that its names look the same, as text."""
 LARGE = 1e5
 """From here on a number is shown with two digits and its power of ten."""
 
@@ -57,7 +57,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(array.mean(axis=0), NORMAL_QUANTILE * array.std(axis=0) / np.sqrt(len(array)))
 
 
-def number(value: float, digits: int, sign: str = "") -> str:
+def number(value: int | float, digits: int, sign: str = "") -> str:
     """A number with so many digits behind the point; with two and a power of ten if training diverged.
 
     Args:
@@ -72,7 +72,7 @@ def number(value: float, digits: int, sign: str = "") -> str:
     return f"{value:{sign}.{digits}f}" if abs(value) < LARGE else f"{value:{sign}.2g}"
 
 
-def measured(mean: float, half_width: float, digits: int, sign: str = "") -> str:
+def measured(mean: int | float, half_width: int | float, digits: int, sign: str = "") -> str:
     """A mean with the half-width of its 95 % interval, which is left out where it is not known.
 
     Example:
@@ -141,7 +141,11 @@ class Table:
     def _blocks(self, cells: Sequence[Sequence[str]]) -> Iterator[tuple[list[tuple[int, int]], int]]:
         """Which columns stand beside each other, each with its width, and the width of the first one."""
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        least = min(widths[0], NARROW)
+        names = {row[0] for row in cells}
+        fitting = (
+            width for width in range(NARROW, widths[0]) if len({shortened(n, width) for n in names}) == len(names)
+        )
+        least = min(widths[0], next(fitting, widths[0]))
         block: list[tuple[int, int]] = []
         room = WIDTH - least
         for i, width in enumerate(widths[1:], 1):

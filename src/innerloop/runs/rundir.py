@@ -176,7 +176,7 @@ def stored(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run | None:
         raise InnerloopError(
             f"{path} is a run of the kind {name!r}, not {' or '.join(workloads)}; choose another --run-dir."
         )
-    workload = workloads[name]
+    workload = workloads[str(name)]
     try:
         return Run(path, workload, codec.decoded(workload.Config, values["config"]))
     except (InnerloopError, KeyError) as error:

@@ -58,18 +58,35 @@ class Comparable(NamedTuple):
 class Session(Protocol[S]):
     """One sitting with a run."""
 
-    config: Any
-    """resolved: what was left open is chosen"""
-    settings: Mapping[str, Any]
-    """what the bits of training depend on, by the names of flags, the data's fingerprint included"""
-    unit: str
-    """what a step is called: `meta-step` or `iteration`"""
-    tasks_per_step: int
-    """tasks that a step learns from"""
-    rates: Mapping[str, float]
-    """step sizes by flag, one of which is to be lowered where training diverges"""
-    costs: Mapping[str, Any]
-    """seconds to compile and bytes of memory, known when the first step is taken"""
+    @property
+    def config(self) -> Any:
+        """The configuration, resolved: what was left open is chosen."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the bits of training depend on, by the names of flags, the data's fingerprint included."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What a step is called: `meta-step` or `iteration`."""
+        ...
+
+    @property
+    def tasks_per_step(self) -> int:
+        """Tasks that a step learns from."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Step sizes by flag, one of which is to be lowered where training diverges."""
+        ...
+
+    @property
+    def costs(self) -> Mapping[str, Any]:
+        """Seconds to compile and bytes of memory, known when the first step is taken."""
+        ...
 
     def describe(self) -> list[str]:
         """What is about to happen, and what was chosen for which reason, a line each."""
@@ -120,11 +137,20 @@ class Session(Protocol[S]):
 class Workload(Protocol[C]):
     """A kind of run. Nothing here loads JAX, so that the program answers at once."""
 
-    name: str
-    """stored in `config.json`"""
-    Config: type[C]
-    recipes: Mapping[str, Recipe[C]]
-    """what can be run by a name"""
+    @property
+    def name(self) -> str:
+        """Stored in `config.json`."""
+        ...
+
+    @property
+    def Config(self) -> type[C]:  # noqa: N802 - it is a class
+        """The class of its configurations."""
+        ...
+
+    @property
+    def recipes(self) -> Mapping[str, Recipe[C]]:
+        """What can be run by a name."""
+        ...
 
     def configure(self, name: str, algorithm: str | None) -> C:
         """The configuration of a recipe, with the settings that suit an algorithm; `None` takes the recipe's own."""

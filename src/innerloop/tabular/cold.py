@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.columns import Kind
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Feature, Preparation
 from innerloop.tabular.learner import initial
@@ -12,7 +13,7 @@ COLD_WIDTH = 256
 """Random features that a learner without training reads a task by."""
 
 
-def cold(X: np.ndarray, kind: str) -> TrainedLearner:
+def cold(X: np.ndarray, kind: Kind) -> TrainedLearner:
     """A learner without training: random features of scaled inputs, and a head by ridge regression.
 
     Args:
@@ -24,7 +25,7 @@ def cold(X: np.ndarray, kind: str) -> TrainedLearner:
     varies = any(len(np.unique(each[np.isfinite(each)])) > 1 for each in columns.values())
     fitted = Preparation.fit(columns) if varies else Preparation((constant,))
     widths = (COLD_WIDTH, COLD_WIDTH)
-    design = Design(kind=kind, widths=widths, start="ridge", steps=0)  # pyright: ignore[reportArgumentType]
+    design = Design(kind=kind, widths=widths, start="ridge", steps=0)
     meta = initial(design, fitted.sizes, 1 if kind == "regression" else 2, jax.random.key(0))
     weights = meta.params["encoder"]
     bias = jax.random.normal(jax.random.key(1), (COLD_WIDTH,))  # or what the network reads of one number is its sign

@@ -91,13 +91,7 @@ class TabularMetaLearner:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
         rows, reason = rows_of_tasks(tasks, self.kind)
-        choices = Choices(
-            algorithm=self.algorithm,
-            preset=self.preset,
-            supports=self.supports,
-            seed=self.seed,
-            iterations=self.iterations,
-        )
+        choices = Choices(self.preset, self.algorithm, self.supports, iterations=self.iterations, seed=self.seed)
         names = len(rows.names)
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
@@ -202,18 +196,20 @@ class Adapted:
 class _FewShot(BaseEstimator):
     """What both estimators share. An instance is one task: `fit` adapts, in well under a second."""
 
-    def __init__(self, pretrained: "str | Path | TabularMetaLearner | None" = None):
+    def __init__(self, pretrained: Any = None):  # scikit-learn sets what it likes; `fit` looks at it
         self.pretrained = pretrained
 
-    def _learned(self, X: np.ndarray, kind: str) -> TrainedLearner:
-        if self.pretrained is None:
+    def _learned(self, X: np.ndarray, kind: Kind) -> TrainedLearner:
+        given = self.pretrained
+        if given is None:
             return cold(X, kind)
-        learner = (
-            self.pretrained
-            if isinstance(self.pretrained, TabularMetaLearner)
-            else TabularMetaLearner.load(self.pretrained)
-        )
-        learned = learner.trained()
+        if isinstance(given, str | Path):
+            given = TabularMetaLearner.load(given)
+        if not isinstance(given, TabularMetaLearner):
+            raise InnerloopError(
+                f"pretrained is {given!r}; it must be a TabularMetaLearner, the folder of one, or None."
+            )
+        learned = given.trained()
         if learned.design.kind != kind:
             raise InnerloopError(
                 f"pretrained is a learner of {learned.design.kind}; this estimator needs one of {kind}."

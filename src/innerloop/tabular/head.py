@@ -136,7 +136,7 @@ def inner_model(design: Design, inputs: int, classes: int) -> Model:
 
 def rule(design: Design) -> InnerRule:
     """Gradient descent with a learned step size."""
-    return rules.learned(lambda rate: optax.sgd(jnp.exp(rate)), float(np.log(design.learning_rate)))
+    return rules.trainable(lambda rate: optax.sgd(jnp.exp(rate)), float(np.log(design.learning_rate)))
 
 
 def task_loss(design: Design, support: Examples, classes: int) -> Loss:

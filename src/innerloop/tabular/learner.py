@@ -22,7 +22,7 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import encoder, head, shrunk
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Inputs
-from innerloop.types import Examples, Meta, MetaLoss, Metrics, Params, PRNGKey, Scalar, Task
+from innerloop.types import Examples, Meta, MetaLoss, Metrics, Params, PRNGKey, Progress, Scalar, Task
 
 POOLED_PENALTY = 1.0
 """Of the ridge regression of all training rows together."""
@@ -73,9 +73,9 @@ def started_from(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Meta:
     weights = meta.params["encoder"]
     wanted = {f"{layer}/{name}": leaf for layer, leaves in weights.items() for name, leaf in leaves.items()}
     if set(arrays) != set(wanted):
-        odd = sorted(set(arrays) ^ set(wanted))
+        odd = [name for name in dict.fromkeys([*wanted, *arrays]) if (name in arrays) != (name in wanted)]
         raise InnerloopError(
-            f"initial differs in {', '.join(odd[:5])} from the encoder, which has {', '.join(wanted)}."
+            f"initial differs in {', '.join(sorted(odd)[:5])} from the encoder, which has {', '.join(sorted(wanted))}."
         )
     for name, leaf in wanted.items():
         if jnp.shape(arrays[name]) != leaf.shape:
@@ -113,7 +113,7 @@ def learner_loss(design: Design, classes: int) -> MetaLoss:
     """
     row = algorithms.algorithm(design.algorithm)
 
-    def loss(meta: Meta, task: Task, key: PRNGKey) -> tuple[Scalar, Metrics]:
+    def loss(meta: Meta, task: Task, key: PRNGKey, progress: Progress = None) -> tuple[Scalar, Metrics]:
         support_key, query_key, inner_key = jax.random.split(key, 3)
         task, _, _ = head.standardised(design, task)
         weights = meta.params["encoder"]

@@ -173,8 +173,8 @@ def distinct(key: PRNGKey, size: int | Array, count: int) -> Array:
         Bentley, Floyd: Programming Pearls: A Sample of Brilliance, 1987 (algorithm F).
     """
     draw_key, order_key = jax.random.split(key)
-    largest = size - count + jnp.arange(count)
-    draws = jax.random.randint(draw_key, (count,), 0, largest + 1)
+    largest = (size - count + jnp.arange(count)).astype(jnp.int32)  # also in double precision
+    draws = jax.random.randint(draw_key, (count,), 0, largest + 1, jnp.int32)
 
     def choose(i: Array, chosen: Array) -> Array:
         return chosen.at[i].set(jnp.where(jnp.any(chosen == draws[i]), largest[i], draws[i]))

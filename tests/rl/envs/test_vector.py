@@ -108,5 +108,5 @@ def test_mistakes():
         observation_space = gymnasium.spaces.Box(-1, 1, (1,))
         action_space = gymnasium.spaces.MultiBinary(3)
 
-    with pytest.raises(InnerloopError, match=r"a vector or one choice of several, not MultiBinary\(3\)"):
+    with pytest.raises(InnerloopError, match=r"Odd has the action space MultiBinary\(3\)"):
         envs.SyncVector(Odd, GRAVITY, WAYS["attribute"], horizon=5)

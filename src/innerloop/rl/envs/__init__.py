@@ -4,6 +4,7 @@ Where gymnasium is installed, importing this registers them there too, one at a 
 """
 
 from innerloop.rl.envs.distributions import Directions, Uniform
+from innerloop.rl.envs.functional import Functional
 from innerloop.rl.envs.locomotion import Goal, Locomotion, direction, position, velocity
 from innerloop.rl.envs.navigation import Navigation2D
 from innerloop.rl.envs.registry import ENVIRONMENTS, make, reference_tasks, register
@@ -13,6 +14,7 @@ from innerloop.rl.envs.vector import SyncVector
 __all__ = [
     "ENVIRONMENTS",
     "Directions",
+    "Functional",
     "Goal",
     "Locomotion",
     "Motion",

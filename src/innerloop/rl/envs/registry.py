@@ -96,18 +96,19 @@ def reference_tasks(name: str) -> Float[np.ndarray, "40 *shape"]:
 
 
 def register() -> None:
-    """Register each environment with gymnasium, as `innerloop/<name>-v0`, if gymnasium is installed."""
+    """Register each environment with gymnasium, as `innerloop/<name>-v0`, if gymnasium is installed and lacks it."""
     if not find_spec("gymnasium"):
         return
     import gymnasium
 
     for name, entry in ENVIRONMENTS.items():
-        gymnasium.register(
-            f"innerloop/{name}-v0",
-            entry_point=f"innerloop.rl.envs.single:{entry.single}",
-            max_episode_steps=entry.horizon,
-            kwargs={"environment": name},
-        )
+        if (spec := f"innerloop/{name}-v0") not in gymnasium.registry:
+            gymnasium.register(
+                spec,
+                entry_point=f"innerloop.rl.envs.single:{entry.single}",
+                max_episode_steps=entry.horizon,
+                kwargs={"environment": name},
+            )
 
 
 def _entry(name: str) -> Entry:

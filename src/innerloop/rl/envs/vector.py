@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
+from innerloop.rl.envs import conformance
 from innerloop.rl.types import Step, TaskSampler
 
 
@@ -27,8 +28,8 @@ class SyncVector:
         name: the environment's name; `None`: that of its specification.
 
     Raises:
-        InnerloopError: if gymnasium is not installed, if the action space is neither a vector nor a choice, or if a
-            number is not positive.
+        InnerloopError: if gymnasium is not installed, if a number is not positive, if two copies are the same object,
+            if the action space is neither a vector nor a choice, or if observations have no fixed size.
 
     Example:
         >>> import gymnasium, numpy as np
@@ -63,11 +64,12 @@ class SyncVector:
         self._gymnasium = require("gymnasium", "rl", "SyncVector")
         spaces = self._gymnasium.spaces
         self._envs: list[Any] = [make() for _ in range(num_envs)]
+        self.name = name or _name_of(self._envs[0])
+        conformance.require_environments(self._gymnasium, self._envs, self.name)
+        conformance.require_spaces(self._gymnasium, self._envs[0], self.name)
         self._space = self._envs[0].observation_space
         space = self._envs[0].action_space
         self.discrete = isinstance(space, spaces.Discrete)
-        if not self.discrete and not (isinstance(space, spaces.Box) and len(space.shape) == 1):
-            raise InnerloopError(f"SyncVector needs actions that are a vector or one choice of several, not {space}.")
         self._actions = space
         if not self.discrete:
             bounded = space.bounded_below & space.bounded_above
@@ -76,7 +78,6 @@ class SyncVector:
         self._tasks: list[np.ndarray | None] = [None] * num_envs
         self._apply = apply
         self.tasks, self.num_envs, self.horizon = tasks, num_envs, horizon
-        self.name = name or (self._envs[0].spec.id if self._envs[0].spec else type(self._envs[0].unwrapped).__name__)
         self.observation_size = int(spaces.flatdim(self._space))
         self.action_size = int(space.n if self.discrete else space.shape[0])
 
@@ -89,19 +90,24 @@ class SyncVector:
         """Begin episodes; see `innerloop.rl.HostEnv`.
 
         Raises:
-            InnerloopError: if there is not one task and one seed for each copy.
+            InnerloopError: if there is not one task and one seed for each copy, if the task is set where the
+                environment does not see it, or if the environment does not keep to gymnasium's API.
         """
         places = self._places(ids, tasks=tasks, seeds=seeds)
         observations = []
         for place, task, seed in zip(places, tasks, seeds, strict=True):
+            outside = conformance.attributes_of_wrappers(self._gymnasium, self._envs[place])
             applied = self._apply(self._envs[place], task)
+            conformance.require_reached(outside, self.name)
             if isinstance(applied, self._gymnasium.Env):
                 if applied is not self._envs[place]:
                     self._envs[place].close()
                 self._envs[place], applied = applied, None
-            observation, _ = self._envs[place].reset(seed=int(seed), options=applied)
+                conformance.require_environments(self._gymnasium, self._envs, self.name)
+            answer = self._envs[place].reset(seed=int(seed), options=applied)
+            conformance.require_start(answer, self.name)
             self._tasks[place] = np.array(task)
-            observations.append(self._flat(observation))
+            observations.append(self._flat(answer[0]))
         return np.stack(observations)
 
     def step(
@@ -114,7 +120,8 @@ class SyncVector:
 
         Raises:
             InnerloopError: if there is not one task and one action for each copy, or if a task is another than that of
-                the last reset, which these environments cannot change within an episode.
+                the last reset, which these environments cannot change within an episode, or if the environment does not
+                keep to gymnasium's API or to its own spaces.
         """
         places = self._places(ids, tasks=tasks, actions=actions)
         steps = []
@@ -125,6 +132,7 @@ class SyncVector:
                     f"{task}; a task lasts for an episode."
                 )
             answer = self._envs[place].step(self._action(action))
+            conformance.require_step(answer, self.name)
             steps.append((self._flat(answer[0]), float(answer[1]), bool(answer[2]), bool(answer[3])))
         return Step(*(np.stack(each) for each in zip(*steps, strict=True)))
 
@@ -143,6 +151,7 @@ class SyncVector:
         return places
 
     def _flat(self, observation: Any) -> np.ndarray:
+        conformance.require_observation(self._gymnasium, self._space, observation, self.name)
         return np.asarray(self._gymnasium.spaces.flatten(self._space, observation), np.float64)
 
     def _action(self, action: Any) -> Any:
@@ -150,3 +159,11 @@ class SyncVector:
             return int(action) + int(self._actions.start)
         scaled = self._middle + self._half * action
         return np.clip(scaled, self._actions.low, self._actions.high).astype(self._actions.dtype)
+
+
+def _name_of(env: Any) -> str:
+    """The name in its specification, or that of its class."""
+    try:
+        return env.spec.id if env.spec else type(env.unwrapped).__name__
+    except AttributeError:  # no environment, as is said next
+        return type(env).__name__

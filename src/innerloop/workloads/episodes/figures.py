@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from innerloop.core.adapt import adapt
+from innerloop.core.names import COUNTER
 from innerloop.core.outer import sample_task as sample_one
-from innerloop.core.rules import COUNTER
 from innerloop.core.trees import path_name
 from innerloop.runs import plots
 from innerloop.types import Meta

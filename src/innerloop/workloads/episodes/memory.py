@@ -36,7 +36,8 @@ class Memory(NamedTuple):
 
 def compiled_steps(experiment: Experiment, state: MetaState, tasks: Any) -> Any:
     """The compiled program of training: any number of meta-steps in one dispatch."""
-    return jax.jit(outer.repeat(experiment.meta_step()), donate_argnums=0).lower(state, tasks, np.int32(1)).compile()
+    steps = outer.repeat(experiment.meta_step(), experiment.diagnostics)
+    return jax.jit(steps, donate_argnums=0).lower(state, tasks, np.int32(1)).compile()
 
 
 def memory_of(compiled: Any) -> Memory:

@@ -40,6 +40,7 @@ METHODS = {
     "cavia": "CAVIA",
     "imaml": "iMAML",
     "reptile": "Reptile",
+    "unicorn-maml": "UNICORN-MAML",
     "protonet": "prototypical networks",
 }
 """What the published figures call the rows of the table of algorithms."""

@@ -29,8 +29,8 @@ def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
 
 def _notes(result: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
     """The step sizes of the baselines, which are chosen."""
-    rates = {row["method"]: row["learning_rate"] for row in table["rows"]}
-    chosen = [f"{rates[method]:g} ({method})" for method in (scoring.SCRATCH, scoring.PRETRAINED) if method in rates]
+    baselines = {row["method"]: row for row in table["rows"] if row["method"] in (scoring.SCRATCH, scoring.PRETRAINED)}
+    chosen = [f"{row['learning_rate']:g} ({method})" for method, row in baselines.items()]
     return [f"step sizes chosen on validation tasks: {', '.join(chosen)}"] if chosen else []
 
 

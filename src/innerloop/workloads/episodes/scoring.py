@@ -12,18 +12,19 @@ import optax
 
 from innerloop import tasks
 from innerloop.core import algorithms, losses, outer, rules
-from innerloop.core.algorithms import OuterUpdate
+from innerloop.core.algorithms.learner import adapted_leaves
 from innerloop.core.evaluate import evaluate
 from innerloop.core.layout import Layout
 from innerloop.core.trees import path_name
 from innerloop.runs import codec
 from innerloop.runs.progress import Progress
-from innerloop.runs.results import Result, estimate
+from innerloop.runs.results import Result, counted, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.types import Meta, Params, TaskDistribution
-from innerloop.workloads.episodes.build import Experiment, adapted_leaves, assemble, network, outer_optimizer
+from innerloop.workloads.episodes.build import Experiment, assemble, outer_optimizer
 from innerloop.workloads.episodes.config import Config, Variant
 from innerloop.workloads.episodes.config import Layout as LayoutSettings
+from innerloop.workloads.episodes.network import network
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Step sizes among which a baseline chooses by its score on validation tasks."""
@@ -68,7 +69,8 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
 
     tables = []
     for shots in settings.shots:
-        with progress.timed(f"evaluating {len(contestants)} methods on {settings.tasks} test tasks with {shots} shots"):
+        what = f"{counted(len(contestants), 'method')} on {settings.tasks} test tasks with {counted(shots, 'shot')}"
+        with progress.timed(f"evaluating {what}"):
             rows = [
                 row
                 for method, of_method, learned, choose_rate in contestants
@@ -142,7 +144,11 @@ class Curves:
         self._settings = experiment.config.evaluation
         layout = experiment.layout
         self._layout = Layout(layout.shards, layout.chunk or 50)
-        self._tuned = adapted_leaves(rules.learned(lambda rate: optax.sgd(rate), 0.0), experiment.config.network)
+        self._tuned = adapted_leaves(
+            rules.trainable(lambda rate: optax.sgd(rate), 0.0),
+            experiment.model,
+            adapt_normalisation=experiment.config.network.adapt_normalisation,
+        )
         self._compiled: dict[tuple[bool, int], Callable[..., Any]] = {}
         self._tasks: dict[tuple[str, int], TaskDistribution] = {}
         self.kept: dict[str, np.ndarray] = {}
@@ -161,7 +167,7 @@ class Curves:
             rate = self._best_rate(learned, shots)
             learned = Meta(learned, jnp.asarray(rate))
         curves = self._run(learned, "test", shots, self._settings.tasks, _key(self._settings.seed), choose_rate)
-        judges = list(self._experiment.judges)
+        judges = list(self._experiment.eval_losses)
         metric = self._experiment.scale_metric()[0]
         for judge in judges:
             self.kept[score_name(method, judge, shots)] = np.ascontiguousarray(curves[f"{judge}/{metric}"], np.float32)
@@ -182,7 +188,7 @@ class Curves:
 
     def _best_rate(self, params: Params, shots: int) -> float:
         metric = self._experiment.scale_metric()[0]
-        judge = next(iter(self._experiment.judges))
+        judge = next(iter(self._experiment.eval_losses))
         scores = []
         for rate in RATES:
             curves = self._run(Meta(params, jnp.asarray(rate)), "val", shots, RATE_TASKS, _key(RATE_SEED), tuned=True)
@@ -202,7 +208,7 @@ class Curves:
                     rule=self._tuned if tuned else self._experiment.rule,
                     steps=self._settings.steps,
                     num_tasks=count,
-                    query_losses=self._experiment.judges,
+                    query_losses=self._experiment.eval_losses,
                     layout=self._layout,
                     adjoint=self._experiment.forward,
                 )
@@ -231,7 +237,7 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
         source = tasks.Batches.from_labels(images.x, labels.astype(np.int32), size=BATCH // batch)
     joint = algorithms.build(algorithms.algorithm("joint"), loss, rule=rules.sgd(0.0), steps=0)
     layout = Layout(experiment.layout.shards)
-    optimizer = outer_optimizer(replace(config, outer=replace(config.outer, iterations=iterations)), OuterUpdate())
+    optimizer = outer_optimizer(replace(config, outer=replace(config.outer, iterations=iterations)))
     step = outer.meta_step(joint, optimizer, meta_batch=batch, layout=layout)
     state = layout.replicate(outer.init(model.init(params_key), rules.sgd(0.0), optimizer, run_key))
     steps = jax.jit(outer.repeat(step), donate_argnums=0)

@@ -64,6 +64,8 @@ class EpisodesSession:
     def plan(self) -> list[str]:
         return [
             tune.describe(self._candidates),
+            f"matrix products: {'row-major' if self.experiment.layout.rewrites_products else 'as written'}, "
+            f"see --layout.products ({self.config.layout.products})",
             memory.describe(self.experiment, training.initial_state(self.experiment)),
         ]
 

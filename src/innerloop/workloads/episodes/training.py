@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from innerloop.core import outer
 from innerloop.core.evaluate import evaluate
 from innerloop.core.outer import MetaState
 from innerloop.runs.machine import compile_clock
@@ -25,8 +24,7 @@ NEAR = 0.1
 
 def initial_state(experiment: Experiment) -> MetaState:
     """The state before the first meta-step, which the seed fixes."""
-    params_key, run_key = jax.random.split(jax.random.key(experiment.config.seed, impl="threefry2x32"))
-    return outer.init(experiment.model.init(params_key), experiment.rule, experiment.optimizer, run_key)
+    return experiment.initial_state()
 
 
 def train(experiment: Experiment, state: MetaState, progress: Progress, costs: dict[str, Any]) -> Iterator[StepInfo]:
@@ -84,7 +82,7 @@ class Validation:
                 rule=experiment.rule,
                 steps=config.evaluation.steps,
                 num_tasks=VALIDATION_TASKS,
-                query_losses=experiment.judges,
+                query_losses=experiment.eval_losses,
                 layout=self._layout,
                 adjoint=experiment.forward,
             )

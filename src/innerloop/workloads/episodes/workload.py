@@ -28,6 +28,12 @@ class Episodes:
     def check(self, config: Config) -> None:
         settings.check(config)
 
+    def require_fitting(self, config: Config) -> None:
+        """Refuse an algorithm that cannot work on these tasks or with this network."""
+        from innerloop.workloads.episodes.build import require_fitting
+
+        require_fitting(config)
+
     def open(self, config: Config, progress: Progress, *, resolve: bool) -> "EpisodesSession":
         from innerloop.workloads.episodes.session import EpisodesSession
 

@@ -113,7 +113,7 @@ def build(config: Config) -> Experiment:
     # cores, that is 1.5 times as fast. Those from JAX would be collected by every device.
     several = min(jax.device_count(), config.outer.meta_batch) if isinstance(env, HostEnv) else 1
     together = 1 if jax.default_backend() == "cpu" else None
-    layout = Layout(config.layout.shards or several, config.layout.chunk or together)
+    layout = Layout(config.layout.shards or several, config.layout.chunk or together, products=config.layout.products)
     layout.require(config.outer.meta_batch)
     adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
     return Experiment(
@@ -155,6 +155,13 @@ def outer_update(config: Config) -> rl.OuterUpdate:
     """The configured outer update."""
     outer = config.outer
     if outer.update == "trust-region":
-        return rl.TrustRegion(outer.bound, damping=outer.damping, iterations=outer.cg_iterations)
+        return rl.TrustRegion(
+            outer.bound,
+            damping=outer.damping,
+            iterations=outer.cg_iterations,
+            divergence=outer.divergence,
+            cap=outer.cap,
+            curvature_tasks=outer.curvature_tasks,
+        )
     optimizer = optax.adam(outer.learning_rate)
     return rl.ppo(optimizer, epochs=outer.epochs, clip=outer.clip) if outer.update == "ppo" else rl.Descent(optimizer)

@@ -66,6 +66,12 @@ class Outer:
     """the outer update: TRPO, clipped ratios as in ProMP, or one step along the meta-gradient"""
     bound: Positive = 0.01
     """trust-region: the largest mean divergence of an update, in nats"""
+    divergence: Literal["adapted", "initial"] = "adapted"
+    """trust-region: whose divergence is bounded, the adapted policies' or that of the policy before adaptation"""
+    cap: NotNegative = 0.0
+    """trust-region: the largest mean divergence of the other of the two, in nats; 0: any"""
+    curvature_tasks: Whole = 0
+    """trust-region: tasks that the curvature is computed from; gradient and line search are over all; 0: all"""
     cg_iterations: Count = 10
     """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
     damping: NotNegative = 1e-5
@@ -136,6 +142,10 @@ class Config:
 
 
 WITHOUT_EFFECT = {
+    **{
+        f"outer.{name}": ("trust-region",)
+        for name in ("bound", "divergence", "cap", "curvature_tasks", "cg_iterations", "damping")
+    },
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),
     "outer.clip": ("ppo",),
@@ -143,8 +153,12 @@ WITHOUT_EFFECT = {
 """The outer updates that each setting belongs to."""
 
 
-def check(config: Config) -> None:
+def check(config: Config, usual: Outer | None = None) -> None:
     """Refuse what cannot work.
+
+    Args:
+        config: the configuration.
+        usual: the recipe's outer loop, whose own settings nobody asked for; `None`: the defaults.
 
     Raises:
         InnerloopError: for the first value that cannot, naming the flag and the mend.
@@ -152,14 +166,26 @@ def check(config: Config) -> None:
     require_bounds(config)
     if not config.policy.widths or min(config.policy.widths) < 1:
         raise InnerloopError(f"--policy.widths is {config.policy.widths}; give at least one width, each at least 1.")
-    _require_effect(config)
+    if config.outer.curvature_tasks > config.outer.meta_batch:
+        raise InnerloopError(
+            f"--outer.curvature-tasks is {config.outer.curvature_tasks}, but an iteration has only "
+            f"--outer.meta-batch {config.outer.meta_batch} tasks; give no more, or 0 for all."
+        )
+    bounded = config.outer.update == "trust-region" and config.outer.divergence
+    if config.algorithm == "meta-sgd" and bounded == "initial":
+        raise InnerloopError(
+            "--outer.divergence initial has no curvature for the step sizes that meta-sgd learns; use "
+            "--outer.divergence adapted."
+        )
+    _require_effect(config, usual or Outer())
 
 
-def _require_effect(config: Config) -> None:
+def _require_effect(config: Config, usual: Outer) -> None:
     """Refuse settings that would do nothing."""
     for name, updates in WITHOUT_EFFECT.items():
         setting = name.removeprefix("outer.")
-        if config.outer.update not in updates and vars(config.outer)[setting] != vars(Outer())[setting]:
+        unused = vars(config.outer)[setting] not in (vars(usual)[setting], vars(Outer())[setting])
+        if config.outer.update not in updates and unused:
             raise InnerloopError(
                 f"--{flag(name)} has no effect with --outer.update {config.outer.update}; leave it out, or choose "
                 f"{' or '.join(updates)}."

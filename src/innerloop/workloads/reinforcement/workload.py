@@ -26,7 +26,8 @@ class Reinforcement:
         return recipes.configure(name, algorithm)
 
     def check(self, config: Config) -> None:
-        settings.check(config)
+        recipe = recipes.RECIPES.get(config.recipe)
+        settings.check(config, recipe.make().outer if recipe else None)
 
     def open(self, config: Config, progress: Progress, *, resolve: bool) -> "ReinforcementSession":
         from innerloop.workloads.reinforcement.session import ReinforcementSession

@@ -16,7 +16,7 @@ class Learner:
     """The learner. Zero, `auto` and empty are chosen from the data."""
 
     widths: tuple[Count, ...] = ()
-    """layers of the trunk, which all tasks share; for images the filters of each block"""
+    """layers of the encoder, which all tasks share; for images the filters of each block"""
     start: Literal["auto", "prototypes", "ridge", "zero", "shrunk"] = "auto"
     """how a task's head begins, from its support set; shrunk departs from what all tasks share"""
     targets: Literal["auto", "support", "global"] = "auto"
@@ -28,7 +28,7 @@ class Learner:
     learning_rate: Positive = 0.3
     """size of an inner step at the beginning of training, which learns it"""
     dropout: BelowOne = 0.1
-    """share of the trunk's activations that training drops"""
+    """share of the encoder's activations that training drops"""
     dropout_inputs: BelowOne = 0.0
     """share of the features that training drops"""
 

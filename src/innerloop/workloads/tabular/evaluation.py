@@ -19,14 +19,14 @@ from innerloop.tabular import learner, rivals
 from innerloop.tabular.artifact import TrainedLearner, pad, support_targets
 from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
-from innerloop.tabular.features import Inputs, as_matrix
+from innerloop.tabular.features import Inputs, Preparation, as_matrix
 from innerloop.tabular.learner import Adapted
 from innerloop.tabular.plan import MOST_INPUTS_OF_TREES
 from innerloop.tabular.prepare import Prepared, label_indices
 from innerloop.tabular.rivals import Rival
 from innerloop.tabular.rows import Rows, rows_of
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.scores import (
+from innerloop.workloads.tabular.metrics import (
     LOWER_IS_BETTER,
     Draw,
     enough,
@@ -187,8 +187,35 @@ def evaluate(
     if untrained is not None:
         methods[UNTRAINED] = partial(_adapted_scores, untrained)
     methods |= {name: partial(_rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
-    draw = draw or stratified
-    inputs = learned.preparation.encode(rows.columns)
+    return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
+
+
+def evaluate_rivals(
+    preparation: Preparation,
+    rows: Rows,
+    sizes: Sequence[int],
+    draws: int,
+    *,
+    draw: Draw | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """The same for models that are fitted on each support set alone, without a learner beside them."""
+    methods: dict[str, Method] = {
+        name: partial(_rival_scores, rival, 0) for name, rival in rivals.alone(rows.regression).items()
+    }
+    return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
+
+
+def _evaluated(
+    methods: Mapping[str, Method],
+    preparation: Preparation,
+    rows: Rows,
+    sizes: Sequence[int],
+    draws: int,
+    draw: Draw,
+    progress: Progress | None,
+) -> Result:
+    inputs = preparation.encode(rows.columns)
     order = np.argsort(rows.tasks, kind="stable")
     bounds = np.searchsorted(rows.tasks[order], np.arange(len(rows.names) + 1))
     table: list[dict[str, Any]] = []
@@ -220,7 +247,7 @@ def evaluate(
             scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
             if method == OURS:
                 own = final
-            else:
+            elif own:
                 less = {metric: np.subtract(own[metric], values) for metric, values in final.items()}
                 differences.append({"method": method, "size": size, "metrics": _summary(less)})
             if method == OURS:

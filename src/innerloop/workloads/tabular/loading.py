@@ -7,13 +7,17 @@ from typing import NamedTuple
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.runs import machine
 from innerloop.tabular.columns import Kind, infer_kind, label_text
 from innerloop.tabular.features import LARGEST_CATEGORIES
 from innerloop.tabular.rows import Rows, part_named
 from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.tables import Column, Table, memory_budget, read
+from innerloop.workloads.tabular.tables import Column, Table, read
+
+MEMORY_SHARE = 0.4
+"""Of the free memory, what data may take."""
 
 
 class Loaded(NamedTuple):
@@ -157,7 +161,7 @@ def _within_memory(
 ) -> tuple[np.ndarray, list[str]]:
     """All rows, or as many of each task as memory holds: large tasks are thinned first."""
     size = sum(each.width * (1 if each.small else 4 if each.kind == "list" else 16) for each in features)
-    most = max((budget or memory_budget()) // max(3 * size, 1), 1)
+    most = max((budget or int(MEMORY_SHARE * machine.free_memory())) // max(3 * size, 1), 1)
     rows = np.flatnonzero(known)
     if len(rows) <= most:
         return known, []

@@ -1,15 +1,14 @@
 """A trained learner, adapted to a table or folder of labelled rows, predicts another."""
 
-import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from innerloop.errors import InnerloopError
+from innerloop.runs import predictions
 from innerloop.tabular import artifact
 from innerloop.text import listed
 from innerloop.workloads.tabular import inputs
-from innerloop.workloads.tabular.scores import metrics_of
+from innerloop.workloads.tabular.metrics import metrics_of
 
 
 def adapt(
@@ -50,8 +49,8 @@ def adapt(
         scores = task.probabilities(asked.columns)
         columns = {"prediction": [task.labels[i] for i in scores.argmax(axis=1)]}
         columns |= {f"probability_{label}": scores[:, i] for i, label in enumerate(task.labels)}
-    write_predictions(out, {**asked.kept, **columns}, asked.rows)
-    say(adapted_line(len(given.target), "rows", task.curve))
+    predictions.write(out, {**asked.kept, **columns}, asked.rows)
+    say(predictions.adapted(len(given.target), "rows", task.curve))
     new = sorted(set(task.labels) - set(learned.labels)) if learned.labels else []
     if new:
         say(f"{listed(new)}: not seen in training; adapted to from these rows alone")
@@ -60,26 +59,3 @@ def adapt(
         told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         say(f"scored by the labels in {query}, which were not used: {told}")
     say(f"{asked.rows:,} predictions: {out.resolve()}")
-
-
-def adapted_line(count: int, what: str, curve: Sequence[float]) -> str:
-    """What is said of an adaptation."""
-    losses = " → ".join(f"{loss:.3f}" for loss in curve)
-    return f"adapted to {count:,} {what}: support loss {losses} over {len(curve) - 1} inner steps"
-
-
-def write_predictions(out: Path, columns: Mapping[str, Sequence[Any]], rows: int) -> None:
-    """Write columns as a CSV file, after one with the number of the row.
-
-    Raises:
-        InnerloopError: if it cannot be written.
-    """
-    try:
-        with out.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["row", *columns])
-            for i in range(rows):
-                cells = [values[i] for values in columns.values()]
-                writer.writerow([i + 1, *(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells)])
-    except OSError as error:
-        raise InnerloopError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error

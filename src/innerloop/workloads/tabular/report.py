@@ -8,7 +8,7 @@ from typing import Any
 from innerloop.runs import plots
 from innerloop.runs.results import NORMAL_QUANTILE, Section, Table, measured
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.scores import LOWER_IS_BETTER
+from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER
 from innerloop.workloads.tabular.training import Prepared
 from innerloop.workloads.tabular.verdict import OURS
 

@@ -1,7 +1,6 @@
 """Tables on disk, Parquet or CSV, read a piece at a time: what their columns are, and the rows that are asked for."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -288,16 +287,6 @@ def label_texts(table: Table, name: str) -> np.ndarray:
             for batch in table.batches([name])
         ]
     )
-
-
-def memory_budget() -> int:
-    """Bytes that data may take: two fifths of what is free."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
-    return free * 2 // 5
 
 
 def _empty(column: Column, rows: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from innerloop.tabular.rivals import kind_of
-from innerloop.workloads.tabular.scores import LOWER_IS_BETTER
+from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER
 
 OURS, UNTRAINED = "innerloop", "innerloop, untrained"
 """What the learner is called among the methods, and the same learner before training."""

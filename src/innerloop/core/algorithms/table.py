@@ -1,69 +1,16 @@
-r"""The family as a table: each algorithm is one row that names its values and its paper.
-
-An algorithm is what is differentiated, and how. Every row goes through the same `adapt` and the same `meta_loss`.
-"""
+r"""The table: each published algorithm is one row that names its values and its paper."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
-
-from jax import lax
+from typing import Any
 
 from innerloop.core import rules
-from innerloop.core.adjoints import Adjoint, Annealed, FirstOrder, Implicit, Mixed, Truncated
-from innerloop.core.metagrad import Objective, last_step, meta_loss, multi_step, reptile
-from innerloop.core.rules import CONTEXT, body_only, head_only, masked
+from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
+from innerloop.core.algorithms.row import Algorithm, OuterTraits
+from innerloop.core.names import CONTEXT, PROTOTYPES
+from innerloop.core.objectives import last_step, multi_step, reptile
+from innerloop.core.rules import body_only, class_copies, head_only, masked
 from innerloop.errors import InnerloopError
-from innerloop.types import InnerRule, Loss, Meta, MetaLoss, Metrics, PRNGKey, Scalar, Task
-
-Network = Literal["any", "per-step", "context", "prototypes"]
-"""What an algorithm asks of the network: nothing; or what `models.per_step`, `models.with_context` or
-`models.prototypical` give it."""
-
-
-class OuterUpdate(NamedTuple):
-    """What is particular about the outer update.
-
-    Attributes:
-        radius: of the ball in which the meta-gradient is taken where the meta-loss is largest, see `meta_step`.
-        cosine: whether the outer step size falls to zero along a cosine over training.
-        rates: whether what the rule learns are step sizes or makes them, which then take outer steps in proportion to
-            where they start.
-    """
-
-    radius: float = 0.0
-    cosine: bool = False
-    rates: bool = False
-
-
-class Algorithm(NamedTuple):
-    """One row.
-
-    Attributes:
-        rule: the inner rule, from its (initial) step size and the number of inner steps in training.
-        adjoint: how the meta-gradient flows back through the inner loop.
-        objective: what is done with the adapted parameters.
-        summary: what distinguishes it, in one line.
-        reference: author, title, year, arXiv.
-        maths: what it does, in symbols: $\theta$ is learned, $\theta_t$ adapted by $t$ inner steps of the loss $L$ on
-            the support set $S$, $Q$ the query set.
-        cost: time and memory beside those of MAML.
-        use: when it is the one to take.
-        outer: what is particular about the outer update.
-        network: what it asks of the network.
-        adapts: whether it takes inner steps in training; joint training does not.
-    """
-
-    rule: Callable[[float, int], InnerRule]
-    adjoint: Adjoint
-    objective: Objective
-    summary: str
-    reference: str
-    maths: str
-    cost: str
-    use: str
-    outer: OuterUpdate = OuterUpdate()
-    network: Network = "any"
-    adapts: bool = True
+from innerloop.types import InnerRule
 
 
 def _sgd(rate: float, steps: int) -> InnerRule:
@@ -102,7 +49,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         _per_step, Annealed(), multi_step(), "MAML with the five pieces that make it stable", PLUS,
         maths=r"\min_{\theta, \alpha} \mathbb{E} \sum_{t=1}^k w_t L(\theta_t, Q), \qquad \theta^l_{t+1} = "
               r"\theta^l_t - \alpha^l_t \nabla_{\theta^l} L(\theta_t, S)",
-        outer=OuterUpdate(cosine=True, rates=True), network="per-step",
+        outer=OuterTraits(cosine=True, rates=True), network="per-step",
         cost="a third of training at the price of first order; a query pass for every inner step at its beginning",
         use="Several inner steps, or a step size that is not known."),
     "meta-sgd": Algorithm(
@@ -111,7 +58,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Li et al.: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017, arXiv 1707.09835",
         maths=r"\min_{\theta, \alpha} \mathbb{E}\, L(\theta_k, Q), \qquad \theta_{t+1} = \theta_t - \alpha \odot "
               r"\nabla L(\theta_t, S)",
-        outer=OuterUpdate(rates=True),
+        outer=OuterTraits(rates=True),
         cost="as MAML, with twice as much to learn",
         use="One or few inner steps that are to reach far, with enough tasks to learn the step sizes from."),
     "alfa": Algorithm(
@@ -120,7 +67,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Baik et al.: Meta-Learning with Adaptive Hyperparameters, 2020, arXiv 2011.00209",
         maths=r"\theta_{t+1} = \beta_t \theta_t - \alpha_t \nabla L(\theta_t, S), \qquad (\alpha_t, \beta_t) = "
               r"g(\overline{\theta_t}, \overline{\nabla L(\theta_t, S)})",
-        outer=OuterUpdate(rates=True),
+        outer=OuterTraits(rates=True),
         cost="as MAML, and a small network at every inner step",
         use="Tasks that differ in how far they should be adapted."),
     "meta-curvature": Algorithm(
@@ -147,6 +94,15 @@ ALGORITHMS: dict[str, Algorithm] = {
               r"\nabla_{\text{body}} L(\theta_t, S)",
         cost="as MAML",
         use="Test tasks that need other features than those of training."),
+    "unicorn-maml": Algorithm(
+        lambda rate, _: class_copies(rules.sgd(rate)), Mixed(), last_step,
+        "MAML with one head vector for all classes, of which each class begins with a copy",
+        "Ye, Chao: How to Train Your MAML to Excel in Few-Shot Classification, 2021, arXiv 2106.16245",
+        maths=r"\theta = (\text{body}, w), \qquad w_{c,0} = w \text{ for every class } c, \qquad "
+              r"(\text{body}, w_c)_{t+1} = (\text{body}, w_c)_t - \alpha \nabla L(\theta_t, S)",
+        network="shared-head",
+        cost="as MAML",
+        use="Classification, where the order of an episode's classes means nothing: predictions do not depend on it."),
     "cavia": Algorithm(
         lambda rate, _: masked(rules.sgd(rate), lambda path, _: path == CONTEXT), Mixed(), last_step,
         "adapts a context vector beside the input alone, from zero for every task",
@@ -176,7 +132,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         _sgd, Mixed(), last_step, "MAML whose meta-gradient is taken at the worst point nearby (its outer variant)",
         "Abbas et al.: Sharp-MAML: Sharpness-Aware Model-Agnostic Meta Learning, 2022, arXiv 2206.03996",
         maths=r"\min_\theta \max_{\lVert\epsilon\rVert \le \rho} \mathbb{E}\, L(\theta_k(\theta + \epsilon), Q)",
-        outer=OuterUpdate(radius=0.05),
+        outer=OuterTraits(radius=0.05),
         cost="twice the time of MAML",
         use="Few training tasks, which MAML would learn by heart."),
     "joint": Algorithm(
@@ -188,7 +144,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         use="The baseline that meta-learning has to beat, in regression. (Labels of an episode mean nothing outside of "
             "it, so classification has the baseline that pre-trains on all classes, which every evaluation shows.)"),
     "protonet": Algorithm(
-        lambda *_: masked(rules.sgd(1.0), lambda path, _: path == "prototypes"), Mixed(), last_step,
+        lambda *_: masked(rules.sgd(1.0), lambda path, _: path == PROTOTYPES), Mixed(), last_step,
         "no gradients: nearest mean of the support features (one exact inner step)",
         "Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017, arXiv 1703.05175",
         maths=r"p(y = k \mid x) \propto \exp(-\lVert f_\theta(x) - c_k\rVert^2), \qquad c_k = \text{mean of } "
@@ -234,42 +190,18 @@ def algorithm(name: str) -> Algorithm:
             raise InnerloopError(f"There is no piece {piece!r} of MAML++ in {name!r}; choose of: {', '.join(PIECES)}.")
         title, add = PIECES[piece]
         changed = add(row)
-        for value in ("rule", "adjoint", "objective", "network"):
-            if getattr(changed, value) != getattr(row, value) != getattr(plain, value):
+        names = ("rule", "adjoint", "objective", "network")
+        values = zip(names, _choices(changed), _choices(row), _choices(plain), strict=True)
+        for name_of_value, new, own, usual in values:
+            if new != own != usual:
                 raise InnerloopError(
-                    f"{title[0].upper()}{title[1:]} would replace the {value} of {base!r}, by which it differs from "
-                    f"MAML; leave out {piece!r}."
+                    f"{title[0].upper()}{title[1:]} would replace the {name_of_value} of {base!r}, by which it differs "
+                    f"from MAML; leave out {piece!r}."
                 )
         row = changed._replace(summary=f"{row.summary}, with {title}", reference=PLUS)
     return row
 
 
-def build(row: Algorithm, loss: Loss, *, rule: InnerRule, steps: int, query_loss: Loss | None = None) -> MetaLoss:
-    """The meta-loss of an algorithm.
-
-    Args:
-        row: the algorithm.
-        loss: the inner loss.
-        rule: its inner rule, `row.rule(learning_rate, steps)`, perhaps masked.
-        steps: number of inner steps.
-        query_loss: the loss on the query set; `loss` unless given.
-    """
-    value = meta_loss(
-        loss,
-        rule=rule,
-        steps=steps if row.adapts else 0,
-        adjoint=row.adjoint,
-        objective=row.objective,
-        query_loss=query_loss,
-    )
-    return _from_zero(value) if row.network == "context" else value
-
-
-def _from_zero(value: MetaLoss) -> MetaLoss:
-    """The meta-loss that does not learn the context with which every task begins."""
-
-    def held(meta: Meta, task: Task, key: PRNGKey, *progress: Any) -> tuple[Scalar, Metrics]:
-        params = {**meta.params, CONTEXT: lax.stop_gradient(meta.params[CONTEXT])}
-        return value(meta._replace(params=params), task, key, *progress)
-
-    return held
+def _choices(row: Algorithm) -> tuple[Any, ...]:
+    """The values by which a row may differ from MAML and that a piece may replace."""
+    return row.rule, row.adjoint, row.objective, row.network

@@ -1,0 +1,168 @@
+r"""The implicit gradient: of where the inner loop ends, whatever the way there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.sparse.linalg import cg
+
+from innerloop.core.adjoints.loops import (
+    explicit,
+    forward_mode_refused,
+    looped,
+    number_of_steps,
+    observed,
+    without_derivative,
+)
+from innerloop.errors import InnerloopError
+from innerloop.types import InnerLoss, InnerRun, InnerUpdate, Metrics, Params, Progress, Scalar
+
+Solver = Callable[[Callable[[Params], Params], Params], tuple[Params, Array]]
+"""`(matrix, right side) -> (solution, whether it was found)`, for a symmetric matrix given as its product."""
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    r"""Solves $Ax = b$ for symmetric positive definite $A$ from products with $A$ alone.
+
+    Args:
+        steps: the largest number of products.
+        tolerance: found is an $x$ with $\lVert Ax - b\rVert \le \text{tolerance}\,\lVert b\rVert$.
+    """
+
+    steps: int = 20
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.tolerance < 1:
+            raise InnerloopError(f"{self} cannot solve anything; use at least 1 step and a tolerance between 0 and 1.")
+
+    def __call__(self, matrix: Callable[[Params], Params], right: Params) -> tuple[Params, Array]:
+        # The recurrence believes in a residual that is a little smaller than the true one, so it aims lower.
+        solution, _ = cg(matrix, right, tol=0.5 * self.tolerance, maxiter=self.steps)
+        residual = jax.tree.map(jnp.subtract, matrix(solution), right)
+        return solution, _norm(residual) <= self.tolerance * _norm(right)
+
+
+@dataclass(frozen=True)
+class Implicit:
+    r"""The implicit gradient of iMAML: it depends on where the inner loop ends, not on the way there.
+
+    The inner loop minimises $L(\phi, z) + \tfrac\lambda2 \lVert\phi - \theta\rVert^2$. At its minimum $\phi^*$ its
+    gradient $\nabla L(\phi^*, z) + \lambda(\phi^* - \theta)$ is zero, so by the implicit function theorem, with
+    $H = \nabla^2 L(\phi^*, z)$ and the solution $u$ of $(H + \lambda I)\,u = v$, a cotangent $v$ of $\phi^*$ becomes
+
+    $$ \lambda\, u \ \text{ for } \theta, \qquad
+       -\Bigl(\frac{\partial \nabla L}{\partial z}\Bigr)^{\!\top} u \ \text{ for all else that the loss sees.} $$
+
+    Memory does not depend on the number of steps. Gradients flow to all that the inner loss depends on: the
+    initialisation, data, leaves that are not adapted, what the loss closes over. The rule's own parameters get none,
+    since the minimum does not depend on them. The way there has no derivative: to differentiate the inner losses or the
+    trajectory is refused, never zero.
+
+    The inner loop must come close to the minimum for the gradient to be right: the diagnostic `stationarity` is
+    $\lVert\nabla L + \lambda(\phi - \theta)\rVert$ relative to the norms of its two parts, from 0 at the minimum to 1.
+    And the system must be positive definite and solved: `innerloop.core.metagrad.implicit_diagnostics` tells.
+
+    Args:
+        regularisation: $\lambda$, positive; large values keep the adapted parameters near the initialisation.
+        solver: solves the linear system.
+
+    Reference:
+        Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019, arXiv 1909.04630.
+    """
+
+    regularisation: float = 1.0
+    solver: Solver = ConjugateGradient()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.regularisation < float("inf"):
+            raise InnerloopError(f"Implicit(regularisation={self.regularisation}) needs a positive number.")
+
+    def run(self, update: InnerUpdate, loss: InnerLoss, carry: Any, xs: Any, progress: Progress = None, /) -> InnerRun:
+        plain = jax.value_and_grad(loss, has_aux=True)
+        if not number_of_steps(xs):
+            return looped(partial(update, plain), carry, xs, unroll=0)
+        if len(jax.tree.leaves(xs)) > 1:
+            raise InnerloopError(
+                "Implicit needs one support batch for all inner steps, whose loss has a minimum; use Mixed() for "
+                "PerStep batches."
+            )
+        start = carry[0]
+        prox_coef = self.regularisation
+
+        def prox_gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+            value, loss_grad = plain(*lax.stop_gradient((params, z)))
+            towards = lambda g, now, then: g + prox_coef * (now - then)  # noqa: E731
+            return lax.stop_gradient((value, jax.tree.map(towards, loss_grad, params, start)))
+
+        run = lax.stop_gradient(looped(partial(update, prox_gradient), lax.stop_gradient(carry), xs, unroll=0))
+        end, state = run.carry
+        value, z = observed(update, loss, run.carry, jax.tree.map(lambda leaf: leaf[-1], xs))
+        sentence = (
+            "Implicit has the derivative of the inner loop's end and not of the way there, its losses and trajectory; "
+            "use adjoint=Mixed() if the outer loss depends on them, or jax.lax.stop_gradient if its gradient should "
+            "not."
+        )
+        with forward_mode_refused("Implicit"):
+            end = self._minimum(loss, start, z, end)
+            losses, outputs = without_derivative((run.losses, run.outputs), (value, start), sentence)
+        stationarity = lax.stop_gradient(self._stationarity(loss, *lax.stop_gradient((start, z)), run.carry[0]))
+        return InnerRun((end, state), losses, outputs, {"stationarity": stationarity})
+
+    def solved(self, loss: InnerLoss, end: Params, z: Any, cotangent: Params) -> Array:
+        """Whether the linear system for a cotangent of the minimum is solved to the solver's tolerance."""
+        inner, floats, others, closed_over = explicit(loss, end, z)
+        gradient = jax.grad(lambda params: inner(params, floats, others, closed_over)[0])
+        return self.solver(self._matrix(gradient, end), cotangent)[1]
+
+    def _matrix(self, gradient: Callable[[Params], Params], end: Params) -> Callable[[Params], Params]:
+        r"""Products with $H + \lambda I$."""
+
+        def matrix(tangent: Params) -> Params:
+            product = jax.jvp(gradient, (end,), (tangent,))[1]
+            return jax.tree.map(lambda h, t: h + self.regularisation * t, product, tangent)
+
+        return matrix
+
+    def _stationarity(self, loss: InnerLoss, start: Params, z: Any, end: Params) -> Array:
+        """The gradient of the regularised loss at the end, relative to the norms of its two parts."""
+        loss_grad = jax.grad(loss, has_aux=True)(end, z)[0]
+        prox_grad = jax.tree.map(lambda now, then: self.regularisation * (now - then), end, start)
+        residual = _norm(jax.tree.map(jnp.add, loss_grad, prox_grad))
+        return residual / jnp.maximum(_norm(loss_grad) + _norm(prox_grad), jnp.finfo(residual.dtype).tiny)
+
+    def _minimum(self, loss: InnerLoss, start: Params, z: Any, end: Params) -> Params:
+        """`end`, with the derivative of the minimum."""
+        inner, floats, others, closed_over = explicit(loss, end, z)
+
+        @jax.custom_vjp
+        def minimum(start: Params, floats: Any, closed_over: Any, others: Any, end: Params) -> Params:
+            return end
+
+        def forward(start: Params, floats: Any, closed_over: Any, others: Any, end: Params) -> Any:
+            end = minimum(start, floats, closed_over, others, end)  # so that it can be differentiated again
+            return end, (floats, closed_over, others, end)
+
+        def backward(kept: Any, end_bar: Params) -> tuple[Any, ...]:
+            floats, closed_over, others, end = kept
+
+            def gradients(params: Params) -> Any:
+                of = lambda params, floats, closed_over: inner(params, floats, others, closed_over)[0]  # noqa: E731
+                return jax.grad(of, (0, 1, 2))(params, floats, closed_over)
+
+            solution, _ = self.solver(self._matrix(lambda params: gradients(params)[0], end), end_bar)
+            _, floats_bar, closed_bar = jax.jvp(gradients, (end,), (solution,))[1]
+            floats_bar, closed_bar = jax.tree.map(jnp.negative, (floats_bar, closed_bar))
+            return jax.tree.map(lambda u: self.regularisation * u, solution), floats_bar, closed_bar, None, None
+
+        minimum.defvjp(forward, backward)
+        return minimum(start, floats, closed_over, others, end)
+
+
+def _norm(tree: Params) -> Any:
+    return jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)))

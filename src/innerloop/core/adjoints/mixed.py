@@ -1,0 +1,92 @@
+r"""Mixed mode: exact derivatives whose memory does not hold the activations of every inner step."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from innerloop.core.adjoints.loops import explicit, forward_mode_refused, looped, segmented
+from innerloop.errors import InnerloopError
+from innerloop.types import InnerGradient, InnerLoss, InnerRun, InnerUpdate, Metrics, Params, Progress, Scalar
+
+
+@dataclass(frozen=True)
+class Mixed:
+    r"""Exact, with the Hessian-vector product taken forward over reverse, and recomputation instead of storage.
+
+    The backward pass through one inner gradient is a single Jacobian-vector product: with $v$ the cotangent of $g$ and
+    $\lambda$ that of the inner loss,
+
+    $$ \Bigl(\frac{\partial g}{\partial(\theta, z)}\Bigr)^{\!\top} v + \lambda\, \nabla_{(\theta,z)} L
+       = \frac{d}{d\varepsilon}\Bigl[
+         (1 + \varepsilon\lambda)\, \nabla_{(\theta, z)} L(\theta + \varepsilon v, z)
+         \Bigr]_{\varepsilon=0} . $$
+
+    Only $\theta_t$ and $z$ are kept from each step of a scanned loop, never its activations: temporary memory is that
+    of one step plus `steps` times the size of the adapted parameters. With `segment=m` it is that of one step plus
+    `steps / m + m` times their size, for one more evaluation of each inner gradient; $m \approx \sqrt{\text{steps}}$
+    needs least. (XLA shares the recomputed activations of an *unrolled* loop with those of the forward pass, which is
+    faster and takes the memory of `Reverse`.)
+
+    Pure forward mode (`jax.jvp`, `jax.jacfwd` of the meta-loss itself) is not available; forward mode *of its gradient*
+    is, so Hessian-vector products work.
+
+    Args:
+        unroll: the largest number of inner steps that are unrolled; longer loops run as a `lax.scan`.
+        segment: keep the parameters at the start of every `segment` inner steps only, and recompute those in between.
+
+    Reference:
+        Kemaev et al.: Scalable Meta-Learning via Mixed-Mode Differentiation, 2025, arXiv 2505.00793.
+    """
+
+    unroll: int = 5
+    segment: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.segment is not None and self.segment < 1:
+            raise InnerloopError(f"Mixed(segment={self.segment}) cannot recompute fewer than 1 step; use 1 or more.")
+
+    def run(self, update: InnerUpdate, loss: InnerLoss, carry: Any, xs: Any, progress: Progress = None, /) -> InnerRun:
+        step = partial(update, mixed_value_and_grad(loss))
+        with forward_mode_refused("Mixed"):
+            if self.segment is None:
+                return looped(step, carry, xs, self.unroll)
+            return segmented(step, carry, xs, self.segment)
+
+
+def mixed_value_and_grad(loss: InnerLoss) -> InnerGradient:
+    """`jax.value_and_grad(loss, has_aux=True)` in its first argument, with a forward-over-reverse derivative.
+
+    Args:
+        loss: `(params, z) -> (scalar, metrics)`; it may close over traced arrays, and be differentiated in them.
+
+    Returns:
+        `(params, z) -> ((scalar, metrics), gradient)`, whose reverse-mode derivative is described at `Mixed`.
+    """
+
+    def value_and_grad(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+        inner, floats, others, closed_over = explicit(loss, params, z)
+        plain = jax.value_and_grad(inner, has_aux=True)
+        gradient = jax.custom_vjp(plain)
+
+        def forward(*arguments: Any) -> tuple[Any, Any]:
+            return plain(*arguments), arguments
+
+        def backward(arguments: Any, cotangents: Any) -> tuple[Any, ...]:
+            params, floats, others, closed_over = arguments
+            (loss_bar, _), gradient_bar = cotangents
+
+            def pullback(params: Params, seed: Scalar) -> Any:
+                of_floats = lambda params, floats, closed_over: inner(params, floats, others, closed_over)  # noqa: E731
+                return jax.vjp(of_floats, params, floats, closed_over, has_aux=True)[1](seed)
+
+            one = jnp.ones_like(loss_bar)
+            _, (params_bar, floats_bar, closed_bar) = jax.jvp(pullback, (params, one), (gradient_bar, loss_bar))
+            return params_bar, floats_bar, None, closed_bar
+
+        gradient.defvjp(forward, backward)
+        return gradient(params, floats, others, closed_over)
+
+    return value_and_grad

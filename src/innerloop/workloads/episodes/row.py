@@ -1,0 +1,86 @@
+"""The row of the table of algorithms that a configuration asks for, with what it sets of it."""
+
+from dataclasses import replace
+
+from innerloop.core import algorithms
+from innerloop.core.adjoints import Annealed, ConjugateGradient, Implicit, Truncated
+from innerloop.core.algorithms import Algorithm
+from innerloop.core.objectives import multi_step
+from innerloop.errors import InnerloopError
+from innerloop.runs.codec import flag
+from innerloop.workloads.episodes.config import Config, SinusoidTasks, Variant
+
+
+def sizes_of(row: Algorithm, config: Config) -> dict[str, int]:
+    """The sizes of the parts that the algorithm asks of the network."""
+    if row.network == "context":
+        return {"context": config.variant.context}
+    if row.network == "prototypes" and not isinstance(config.tasks, SinusoidTasks):
+        return {"features": config.variant.features, "ways": config.tasks.ways}
+    return {}
+
+
+def varied(config: Config) -> Algorithm:
+    """The configured row of the table, with what the configuration sets of it.
+
+    Raises:
+        InnerloopError: for a setting that the algorithm has no use for.
+    """
+    row, variant = algorithms.algorithm(config.algorithm), config.variant
+    adjoint, default = row.adjoint, Variant()
+    used = {
+        "exact_steps": isinstance(adjoint, Truncated),
+        "context": row.network == "context",
+        "features": row.network == "prototypes",
+        "regularisation": isinstance(adjoint, Implicit),
+        "solver_steps": isinstance(adjoint, Implicit),
+        "tolerance": isinstance(adjoint, Implicit),
+        "radius": row.outer.radius > 0,
+        "first_order_until": isinstance(adjoint, Annealed),
+        "all_steps_until": row.objective.needs_progress,
+    }
+    for name, useful in used.items():
+        if not useful and getattr(variant, name) != getattr(default, name):
+            raise InnerloopError(
+                f"--variant.{flag(name)} has no effect with --algorithm {config.algorithm}; leave it out."
+            )
+    if isinstance(adjoint, Truncated):
+        adjoint = replace(adjoint, last=variant.exact_steps)
+    elif isinstance(adjoint, Annealed):
+        adjoint = replace(adjoint, anneal_fraction=variant.first_order_until)
+    elif isinstance(adjoint, Implicit):
+        adjoint = Implicit(variant.regularisation, ConjugateGradient(variant.solver_steps, variant.tolerance))
+    return row._replace(
+        adjoint=adjoint,
+        objective=multi_step(variant.all_steps_until) if row.objective.needs_progress else row.objective,
+        outer=row.outer._replace(radius=variant.radius if used["radius"] else 0.0),
+    )
+
+
+def require_fitting(config: Config) -> None:
+    """Refuse an algorithm that cannot work on these tasks or with this network.
+
+    Raises:
+        InnerloopError: naming the mend.
+    """
+    row, name, network = varied(config), config.algorithm, config.network
+    if row.network in ("prototypes", "shared-head") and config.kind == "regression":
+        raise InnerloopError(f"--algorithm {name} classifies, and these tasks are regression; leave it out.")
+    if row.network == "prototypes" and not config.inner.steps:
+        raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
+    if row.network == "context" and network.kind != "mlp":
+        raise InnerloopError(f"--algorithm {name} takes --network.kind mlp, whose input a context can join.")
+    if row.network != "any" and network.normalisation == "running":
+        raise InnerloopError(
+            f"--algorithm {name} does not take --network.normalisation running; use transductive or support."
+        )
+    if "bnps" in name.split("+") and network.normalisation == "none":
+        raise InnerloopError(
+            f"--algorithm {name} asks for normalisation with scale and shift of each step, but --network.normalisation "
+            "is none; choose support or transductive, or leave out +bnps."
+        )
+    if not row.adapts and config.kind == "classification":
+        raise InnerloopError(
+            f"--algorithm {name} is for regression: the labels of an episode mean nothing outside of it. For "
+            "classification every evaluation has pre-training on all classes as a baseline (--evaluation.baselines)."
+        )

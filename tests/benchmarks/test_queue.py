@@ -1,0 +1,164 @@
+"""The queue of long runs: what is left, one at a time, stopped cleanly, recorded from clean trees alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import longruns as queue
+from innerloop import InnerloopError
+
+ALONE = queue.alone
+ROW = queue.Row("rl-navigation-2d", 4, 1, ("--published",), "published")
+TRAINS = """
+import json, pathlib, signal, sys, time
+run = pathlib.Path([each for each in sys.argv if each.startswith("--run-dir=")][0].removeprefix("--run-dir="))
+run.mkdir(exist_ok=True)
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+(run / "begun").touch()
+while not stop and not (run / "quick").exists():
+    time.sleep(0.01)
+if stop:
+    (run / "saved").touch()
+    sys.exit(130)
+(run / "evaluation.json").write_text(json.dumps({"meta_steps": 4}))
+(run / "environment.json").write_text(json.dumps({"started": "today", "commit": "abc"}))
+"""
+STOPPED = """
+import pathlib, sys
+from benchmarks import longruns as queue
+sys.exit(queue.work([queue.ROWS[0]], pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1])))
+"""
+
+
+def write(runs, row, *, steps=0, evaluated=False, started="today", commit="abc"):
+    folder = runs / row.name
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step + 1, "seconds": 30.0}) for step in range(steps)]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 9, "sec']))  # the last one was cut off
+    (folder / "environment.json").write_text(json.dumps({"started": started, "commit": commit}))
+    if evaluated:
+        (folder / "evaluation.json").write_text(json.dumps({"meta_steps": row.iterations}))
+
+
+def test_a_row_has_a_name_and_a_command():
+    assert ROW.name == "rl-navigation-2d-published-seed1"
+    assert ROW.command(Path("/runs"))[1:] == [
+        *("-m", "innerloop", "train", "rl-navigation-2d", "--published", "--seed=1", "--outer.iterations=4"),
+        "--run-dir=/runs/rl-navigation-2d-published-seed1",
+    ]
+    assert len({row.name for row in queue.ROWS}) == len(queue.ROWS)
+
+
+def test_the_status_says_what_is_left_and_how_long(tmp_path):
+    rows = [queue.Row("a", 10, seed) for seed in range(4)] + [queue.Row("b", 10)]
+    write(tmp_path, rows[0], steps=10, evaluated=True)
+    (tmp_path / "a-seed0.json").write_text(json.dumps({"environment": {"started": "today"}}))
+    write(tmp_path, rows[1], steps=10, evaluated=True, started="tomorrow")
+    (tmp_path / "a-seed1.json").write_text(json.dumps({"environment": {"started": "today"}}))  # of an earlier run
+    write(tmp_path, rows[2], steps=6)
+    lines = queue.status(rows, tmp_path, tmp_path)
+    assert [line.split(maxsplit=1)[1] for line in lines[:3]] == [
+        "done",
+        "to be recorded",
+        "6/10 iterations, about 2:00 of training left",
+    ]
+    assert "0/10 iterations, about 5:00" in lines[3]  # at the pace of the same recipe
+    assert "not yet timed" in lines[4]
+    assert lines[5] == "4 left: about 7:00 of training, and 1 not yet timed"
+
+
+def test_a_second_queue_says_so_and_leaves(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(queue, "alone", lambda: ALONE(tmp_path / "lock"))
+    with ALONE(tmp_path / "lock"):
+        assert queue.main([f"--runs={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"already runs on this machine, process {os.getpid()}" in said
+    assert said.count("\n") == 1
+    with ALONE(tmp_path / "lock"):
+        pass  # the lock went with its owner
+
+
+@pytest.mark.parametrize("commit", [None, "abc (with changes)"])
+def test_nothing_is_recorded_from_a_tree_with_changes(tmp_path, monkeypatch, capsys, commit):
+    monkeypatch.setattr(queue, "alone", lambda: ALONE(tmp_path / "lock"))
+    monkeypatch.setattr(queue.machine, "commit", lambda: commit)
+    assert queue.main([f"--runs={tmp_path}"]) == 2
+    assert "recorded from a clean tree; commit first" in capsys.readouterr().err
+    write(tmp_path, ROW, evaluated=True, commit="abc (with changes)")
+    monkeypatch.setattr(queue.machine, "commit", lambda: "abc")
+    with pytest.raises(InnerloopError, match="source that is changed"):
+        queue.keep(ROW, tmp_path)
+
+
+def test_rows_are_run_and_recorded_and_a_failure_does_not_stop_the_next(tmp_path, monkeypatch, capsys):
+    rows = [queue.Row("bad", 4), queue.Row("good", 4)]
+    script = tmp_path / "trains.py"
+    script.write_text(TRAINS)
+    (tmp_path / "good-seed0").mkdir()
+    (tmp_path / "good-seed0" / "quick").touch()
+    of = {"bad": [sys.executable, "-c", "raise SystemExit('no')"], "good": [sys.executable, str(script)]}
+    monkeypatch.setattr(queue.Row, "command", lambda row, runs: [*of[row.recipe], f"--run-dir={runs / row.name}"])
+    kept = []
+    monkeypatch.setattr(queue, "keep", lambda row, runs: kept.append(row.name))
+    assert queue.work(rows, tmp_path, tmp_path) == 1
+    assert kept == ["good-seed0"]
+    assert "bad-seed0 failed with status 1" in capsys.readouterr().out
+    assert (tmp_path / "bad-seed0.log").read_text() == "no\n"
+
+
+def test_a_disk_that_is_full_is_said_in_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(queue, "alone", lambda: ALONE(tmp_path / "lock"))
+    monkeypatch.setattr(queue.machine, "commit", lambda: "abc")
+    monkeypatch.setattr(queue, "lowest_priority", lambda: None)
+
+    def full(rows, runs, results):
+        raise OSError(28, "No space left on device", str(runs))
+
+    monkeypatch.setattr(queue, "work", full)
+    assert queue.main([f"--runs={tmp_path}"]) == 2
+    assert f"queue: {tmp_path} cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_once_the_child_has_saved(tmp_path, number):
+    script = tmp_path / "trains.py"
+    script.write_text(TRAINS)
+    patched = (
+        "import sys; from benchmarks import longruns as queue\n"
+        f"queue.Row.command = lambda row, runs: [sys.executable, {str(script)!r}, f'--run-dir={{runs / row.name}}']\n"
+    )
+    root = str(Path(queue.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", patched + STOPPED, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    run = tmp_path / queue.ROWS[0].name
+    deadline = time.monotonic() + 60
+    while not (run / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (run / "saved").exists()
+    assert "the same command goes on with it" in out
+
+
+def test_scripts_beside_it_still_find_the_module_of_the_standard_library():
+    code = "import queue, concurrent.futures.thread; queue.SimpleQueue(), queue.Queue()"
+    folder = str(Path(queue.__file__).parent)
+    subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); {code}"], check=True)
+
+
+def test_it_starts_as_a_module(tmp_path):
+    root = Path(queue.__file__).parents[1]
+    command = [sys.executable, "-m", "benchmarks.queue", f"--runs={tmp_path}", "--status"]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert "rl-ant-direction-seed0" in said
+    assert "not yet timed" in said

@@ -1,0 +1,47 @@
+"""The table of published returns beside ours: what belongs together, intervals, and how much is missing."""
+
+import numpy as np
+import pytest
+
+from benchmarks import reinforcement as page
+from innerloop.runs.recipe import Published
+
+
+def run(seed=0, returns=(-50.0, 290.0), changes="", method="maml", steps=100, baseline=100):
+    rows = [{"method": method, "per_task": [list(returns)] * 4}]
+    evaluation = {"tables": [{"rows": rows}], "settings": {"baseline_iterations": baseline}}
+    return {
+        "recipe": "rl-cheetah-direction",
+        "seed": seed,
+        "changes": changes,
+        "meta_steps": steps,
+        "training_seconds": 60.0,
+        "evaluation": evaluation,
+    }
+
+
+def test_runs_with_the_same_settings_are_seeds_of_one_row():
+    published = "--inner.estimator log-likelihood --outer.divergence adapted"
+    found = page.rows_of([run(0), run(1), run(0, changes=published)], "maml")
+    assert {name: len(several) for name, several in found.items()} == {"": 2, "as published": 1}
+
+
+def test_of_several_baselines_the_longest_counts_and_a_run_for_baselines_is_no_result():
+    runs = [run(method="oracle"), run(method="oracle", baseline=1000, steps=1, returns=(440.0,)), run(steps=1)]
+    ((found, values),) = page.rows_of(runs, "oracle")[""]
+    assert found["evaluation"]["settings"]["baseline_iterations"] == 1000
+    assert values.mean() == 440
+    assert page.rows_of(runs, "maml") == {}
+
+
+def test_the_interval_is_over_goals_for_one_seed_and_over_seeds_for_several():
+    mean, half = page.interval_of([np.array([[1.0], [3.0]])])
+    assert (mean, half) == (2.0, pytest.approx(1.96 / 2**0.5))
+    mean, half = page.interval_of([np.array([[1.0], [3.0]]), np.array([[4.0], [4.0]]), np.array([[0.0], [0.0]])])
+    assert (mean, half) == (2.0, pytest.approx(4.303 * 2 / 3**0.5))
+
+
+def test_a_row_says_by_how_much_it_falls_short():
+    figures = [Published("MAML", 20, step, value, 1.0, "") for step, value in enumerate((-50.0, 293.2))]
+    line = page.ours_beside("MAML", "", [(run(), np.full((4, 2), (-50.0, 290.0)))], figures)
+    assert line == "| MAML, ours | -50.0 ± 0.0 | 290.0 ± 0.0 |  |  | 3.2 | 100 | 1:00 |"
