@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +16,13 @@ from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.tabular import learner, rivals
 from innerloop.tabular.artifact import TrainedLearner, pad, support_targets
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
-from innerloop.tabular.features import Inputs, Preparation, as_matrix
+from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
-from innerloop.tabular.plan import MOST_INPUTS_OF_TREES
-from innerloop.tabular.prepare import Prepared, label_indices
+from innerloop.tabular.prepare import Prepared
 from innerloop.tabular.rivals import Rival
 from innerloop.tabular.rows import Rows, rows_of
+from innerloop.workloads.tabular.comparison import rival_scores, rivals_of
 from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.metrics import (
     LOWER_IS_BETTER,
@@ -83,17 +81,6 @@ def score(
         sizes, draws = data.plan.sizes, config.evaluation.draws
         found = evaluate(learned, rows, sizes, draws, others=others, untrained=untrained, progress=progress)
     return Result({"tables": found.values, "verdict": verdict(found.values)}, found.scores)
-
-
-def rivals_of(data: Prepared) -> dict[str, Rival]:
-    """What the learner is held against: models of a support set alone, and of all training rows together."""
-    rows, planned = data.parts["train"], data.plan
-    found = rivals.alone(rows.regression)
-    if not (rows.regression or planned.labels) or sum(data.preparation.sizes) > MOST_INPUTS_OF_TREES:
-        return found
-    x = as_matrix(replace(data.preparation, pooled=None).encode(rows.columns))
-    y = rows.target if rows.regression else label_indices(rows, planned.labels)
-    return found | rivals.pooled(rivals.Pool(x, y, rows.tasks, planned.labels), data.choices.seed)
 
 
 def score_name(method: str, metric: str, size: int | str) -> str:
@@ -186,7 +173,7 @@ def evaluate(
     methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
     if untrained is not None:
         methods[UNTRAINED] = partial(_adapted_scores, untrained)
-    methods |= {name: partial(_rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
+    methods |= {name: partial(rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
     return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
 
 
@@ -201,7 +188,7 @@ def evaluate_rivals(
 ) -> Result:
     """The same for models that are fitted on each support set alone, without a learner beside them."""
     methods: dict[str, Method] = {
-        name: partial(_rival_scores, rival, 0) for name, rival in rivals.alone(rows.regression).items()
+        name: partial(rival_scores, rival, 0) for name, rival in rivals.alone(rows.regression).items()
     }
     return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
 
@@ -325,21 +312,6 @@ def _adapted_scores(
             for name, value in metrics_of(target[query], given.labels, chosen, spread).items():
                 results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
     return {name: [float(np.mean(each)) for each in values] for name, values in results.items()}
-
-
-def _rival_scores(
-    rival: Rival, pooled: int, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> dict[str, list[float]]:
-    """The metrics of a rival, averaged over the draws of one task."""
-    features = as_matrix(x._replace(numbers=x.numbers[:, : x.numbers.shape[1] - pooled]))
-    results: dict[str, list[float]] = {}
-    spread = spread_of(target)
-    for seed, (support, query) in enumerate(drawn):
-        labels = () if target.dtype.kind == "f" else in_order(set(target[support].tolist()))
-        scores = np.asarray(rival(features[support], target[support], features[query], seed), np.float64)
-        for metric, value in metrics_of(target[query], labels, scores, spread).items():
-            results.setdefault(metric, []).append(value)
-    return {metric: [float(np.mean(values))] for metric, values in results.items()}
 
 
 def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:
