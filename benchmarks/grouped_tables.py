@@ -118,7 +118,7 @@ def digit_pairs() -> Columns:
                 chosen = np.flatnonzero((digits == first) | (digits == second))
                 rows.append(chosen)
                 tasks += [f"{min(first, second)}-{max(first, second)}"] * len(chosen)
-                labels += np.where(digits[chosen] == max(first, second), "larger", "smaller").tolist()
+                labels += [f"digit {digit}" for digit in digits[chosen]]
                 split += [part] * len(chosen)
     values = pixels[np.concatenate(rows)]
     return {

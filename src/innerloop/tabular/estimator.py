@@ -10,7 +10,7 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import artifact as model
 from innerloop.tabular.artifact import MEMBERS, AdaptedTask, TrainedLearner
 from innerloop.tabular.cold import cold
-from innerloop.tabular.columns import as_target, columns_of, label_text, matched
+from innerloop.tabular.columns import Kind, as_target, columns_of, label_text, matched
 from innerloop.tabular.features import Columns
 from innerloop.tabular.learner import started_from
 from innerloop.tabular.plan import Choices

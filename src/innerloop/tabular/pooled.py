@@ -131,7 +131,10 @@ class Trees:
             InnerloopError: if it is no such description.
         """
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            listed: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+            }
+            return cls(**listed)
         except (TypeError, AttributeError) as error:
             raise InnerloopError(f"This is no pooled model of this version of innerloop ({error}).") from error
 

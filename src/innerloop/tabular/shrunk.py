@@ -31,8 +31,9 @@ ABSENT = -1e9
 """The logit of a class that the support set lacks."""
 NEWTON_STEPS, DIFFERENTIATED = 14, 2
 """Steps to the minimum of a logistic regression, and the last ones among them, which are differentiated through."""
-START = {"regression": -1.0, "classification": 1.0}
-"""Logarithms of the amplitudes before training."""
+START = {"regression": (-1.0, -1.0), "classification": (0.0, 2.0)}
+"""Logarithms of the amplitudes of the embedding and of the rows before training. For classes that is nearly the
+logistic regression of the task alone: an embedding that has learned nothing yet says little."""
 SMALLEST = 1e-6
 
 
@@ -46,15 +47,15 @@ def init(design: Design, sizes: tuple[int, int], classes: int) -> Params:
     """
     counts, numbers = (0, 0) if design.image is not None else (sizes[0], sizes[1] - design.pooled)
     common = jnp.zeros((design.widths[-1] + numbers + counts, classes))
-    start = START[design.kind]
+    embedding, start = START[design.kind]
     return {
         "common": jnp.concatenate([common, jnp.eye(design.pooled, classes)]),
         "level": jnp.zeros(classes),
-        "log_level": jnp.asarray(start + 1, jnp.float32),
-        "log_embedding": jnp.asarray(start, jnp.float32),
+        "log_level": jnp.asarray(embedding + 1, jnp.float32),
+        "log_embedding": jnp.asarray(embedding, jnp.float32),
         "log_numbers": jnp.full(numbers, start, jnp.float32),
         "log_counts": jnp.asarray(start, jnp.float32),
-        "log_pooled": jnp.asarray(start, jnp.float32),
+        "log_pooled": jnp.asarray(embedding, jnp.float32),
         "log_ridge": jnp.asarray(-1.0 if design.kind == "regression" else 0.0, jnp.float32),
     }
 

@@ -58,7 +58,10 @@ def _differences(found: Mapping[str, Any]) -> list[Table]:
         return []
     metric = next(iter(rows[0]["metrics"]))
     sizes, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("size", "method"))
-    cells = {(row["method"], row["size"]): measured(*row["metrics"][metric], DIGITS, "+") for row in rows}
+    cells = {}
+    for row in rows:
+        mean, half_width = row["metrics"][metric]
+        cells[row["method"], row["size"]] = measured(mean, half_width, DIGITS, "+")
     better = "below" if metric in LOWER_IS_BETTER else "above"
     return [
         Table(
