@@ -96,7 +96,7 @@ def baselines(sizes: Sequence[int], folder: Path, progress: Progress) -> dict[st
     chosen = np.random.default_rng(config.seed).permutation(len(training_rows.target))[:SAMPLE]
     preparation = Preparation.fit({name: each[chosen] for name, each in training_rows.columns.items()})
     rows = validation(folder, config)
-    scores = evaluation.evaluate_baselines(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
+    scores = evaluation.evaluate_rivals(preparation, rows, sizes, DRAWS, draw=draw, progress=progress)
     return {"scores": scores.values}
 
 

@@ -219,10 +219,14 @@ def continued(run: Run, config: Any) -> Any:
     Raises:
         InnerloopError: naming the settings that differ.
     """
-    chosen = {name: value for name, value in codec.leaves(run.config) if name.startswith("layout.")}
     asked = dict(codec.leaves(config))
+    chosen = {
+        name: value
+        for name, value in codec.leaves(run.config)
+        if name.startswith("layout.") or (asked.get(name) in ("auto", -1) and not isinstance(asked[name], bool))
+    }
     for name, value in chosen.items():
-        if asked[name] not in (0, "auto", value):
+        if asked[name] not in (0, -1, "auto", value):
             raise InnerloopError(
                 f"--{name} is {asked[name]}, but {run.path} was started with {value}, on which its bits depend; "
                 "leave it out, or choose another --run-dir."

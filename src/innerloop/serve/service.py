@@ -12,7 +12,7 @@ import numpy as np
 
 from innerloop.serve.batcher import SMALL_BATCH, Batcher, HTTPError, Limits, filled
 from innerloop.tabular import learner
-from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
+from innerloop.tabular.artifact import SupportTargets, TrainedLearner, pad, support_targets
 from innerloop.tabular.columns import label_text, matched
 from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Inputs
@@ -26,10 +26,8 @@ WARM_ROWS = 16
 class ServedTask(NamedTuple):
     """An adapted task."""
 
-    labels: tuple[str, ...]
+    support: SupportTargets
     original: tuple[Any, ...]
-    places: tuple[int, ...]
-    outputs: int
     adapted: Adapted
 
 
@@ -55,8 +53,8 @@ class Service:
         labels = self.learned.labels or ("a", "b")
         rows = [labels[i % len(labels)] for i in range(WARM_ROWS)]
         target = np.arange(WARM_ROWS, dtype=np.float64) if self.learned.regression else np.array(rows, object)
-        *_, outputs, y = encoded_labels(self.learned, target)
-        examples = pad(inputs, y, WARM_ROWS)[0]
+        support = support_targets(self.learned, target)
+        outputs, examples = support.outputs, pad(inputs, support.y, WARM_ROWS)[0]
         for number in (1, SMALL_BATCH, self.limits.batch):
             adapted = [task for task, _ in self._adapt_together((WARM_ROWS, outputs), [examples] * number)]
             self._predict_together((WARM_ROWS, outputs), [(examples.x, task) for task in adapted])
@@ -87,10 +85,10 @@ class Service:
             return {"predictions": []}
         size = padded_size(count, WARM_ROWS)
         padded = pad(inputs, np.zeros(count), size)[0].x
-        scores = (await self.predicting((size, task.outputs), (padded, task.adapted)))[:count]
+        scores = (await self.predicting((size, task.support.outputs), (padded, task.adapted)))[:count]
         if self.learned.regression:
-            return {"predictions": scores[:, 0].astype(float).tolist()}
-        scores = scores[:, list(task.places)].astype(np.float64)
+            return {"predictions": task.support.original(scores[:, 0]).tolist()}
+        scores = scores[:, list(task.support.places)].astype(np.float64)
         chances = np.exp(scores - scores.max(axis=1, keepdims=True))
         chances /= chances.sum(axis=1, keepdims=True)
         best = [task.original[i] for i in chances.argmax(axis=1)]
@@ -112,11 +110,10 @@ class Service:
                 raise HTTPError(422, "target must hold a label for each support row.")
             original = dict(zip(texts, values, strict=True))  # pyright: ignore[reportAssignmentType]
             target = np.array(texts, object)
-        labels, places, outputs, y = encoded_labels(self.learned, target)
-        size = padded_size(len(y), WARM_ROWS)
-        adapted, curve = await self.adapting((size, outputs), pad(inputs, y, size)[0])
-        shown = tuple(original.get(label, label) for label in labels)
-        return ServedTask(labels, shown, places, outputs, adapted), curve
+        support = support_targets(self.learned, target)
+        size = padded_size(len(support.y), WARM_ROWS)
+        adapted, curve = await self.adapting((size, support.outputs), pad(inputs, support.y, size)[0])
+        return ServedTask(support, tuple(original.get(label, label) for label in support.labels), adapted), curve
 
     def _encoded(self, rows: Any, what: str) -> Inputs:
         """Rows of a request as the network reads them: a list of objects by feature, or an object of columns."""

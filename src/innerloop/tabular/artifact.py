@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,19 +12,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from innerloop import artifacts
-from innerloop.artifacts import CONFIG, WEIGHTS, Artifact
+from innerloop.artifacts import Artifact
 from innerloop.errors import InnerloopError
 from innerloop.tabular import learner
+from innerloop.tabular.card import card
 from innerloop.tabular.columns import in_order
 from innerloop.tabular.design import Design
 from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Columns, Inputs, Preparation
 from innerloop.tabular.learner import Adapted
+from innerloop.tabular.pooled import Trees
 from innerloop.types import Examples, Meta
 
 KIND = "tabular"
 MEMBERS = 16
 """Adaptations, each to a reweighted support set, whose disagreement is the spread of a prediction."""
+SMALLEST_SPREAD = 1e-12
+"""Of support targets, relative to their size: below it they are all the same."""
 BLOCK = 4096
 """Rows that are predicted at once."""
 SMALLEST_BLOCK = 64
@@ -43,6 +45,7 @@ class TrainedLearner:
         meta: what was learned.
         labels: the classes that all tasks share, in order; empty if each has its own, or for regression.
         facts: data, scores, versions, for the model card.
+        units: mean and standard deviation of all training targets, for a regression.
     """
 
     design: Design
@@ -50,10 +53,35 @@ class TrainedLearner:
     meta: Meta
     labels: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    units: tuple[float, float] = (0.0, 1.0)
 
     @property
     def regression(self) -> bool:
         return self.design.kind == "regression"
+
+
+class SupportTargets(NamedTuple):
+    """Targets of a support set as the learner reads them.
+
+    Attributes:
+        labels: the classes of the task, in order; empty for regression.
+        places: the head's output for each of them.
+        outputs: of the head, few different numbers.
+        y: class of each row, or target in units of `scale` from `center`, `[rows]`.
+        center: of a regression's targets.
+        scale: of a regression's targets.
+    """
+
+    labels: tuple[str, ...]
+    places: tuple[int, ...]
+    outputs: int
+    y: np.ndarray
+    center: float = 0.0
+    scale: float = 1.0
+
+    def original(self, scores: np.ndarray) -> np.ndarray:
+        """Predicted targets of a regression in their own units."""
+        return np.asarray(scores, np.float64) * self.scale + self.center
 
 
 @dataclass(frozen=True)
@@ -62,17 +90,18 @@ class AdaptedTask:
 
     Attributes:
         learned: the learner.
-        labels: the classes of the task, in order; empty for regression.
-        places: the head's output for each of them.
-        outputs: of the head.
+        support: the targets that it was adapted to.
         adapted: the parameters of all members, the plain adaptation first; leaves `[members, ...]`.
     """
 
     learned: TrainedLearner
-    labels: tuple[str, ...]
-    places: tuple[int, ...]
-    outputs: int
+    support: SupportTargets
     adapted: Adapted
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of the task, in order; empty for regression."""
+        return self.support.labels
 
     @property
     def curve(self) -> list[float]:
@@ -81,13 +110,13 @@ class AdaptedTask:
 
     def probabilities(self, columns: Columns) -> np.ndarray:
         """The probability of each of the task's classes, `[rows, classes]`."""
-        scores = self._scores(columns)[0].astype(np.float64)[:, list(self.places)]
+        scores = self._scores(columns)[0].astype(np.float64)[:, list(self.support.places)]
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         return scores / scores.sum(axis=1, keepdims=True)
 
     def targets(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Predicted targets, and their spread over the members, both `[rows]`."""
-        scores = self._scores(columns)[:, :, 0].astype(np.float64)
+        scores = self.support.original(self._scores(columns)[:, :, 0])
         return scores[0], np.std(scores, axis=0)
 
     def _scores(self, columns: Columns) -> np.ndarray:
@@ -99,7 +128,7 @@ class AdaptedTask:
             count = len(block.numbers)
             padded, _ = pad(block, np.zeros(count), padded_size(count, SMALLEST_BLOCK))
             scores = learner.outputs_of_members(
-                self.learned.design, self.outputs, self.learned.meta, self.adapted, padded.x
+                self.learned.design, self.support.outputs, self.learned.meta, self.adapted, padded.x
             )
             parts.append(np.asarray(scores)[:, :count])
         return np.concatenate(parts, axis=1)
@@ -123,7 +152,8 @@ def adapt(
     Reference:
         Rubin: The Bayesian Bootstrap, 1981.
     """
-    labels, places, outputs, y = encoded_labels(learned, target)
+    support = support_targets(learned, target)
+    y = support.y
     inputs = learned.preparation.encode(columns)
     examples, count = pad(inputs, y, padded_size(len(y)))
     weights = np.zeros((members, len(examples.y)), np.float32)
@@ -131,14 +161,16 @@ def adapt(
     if members > 1:
         weights[1:, :count] = np.random.default_rng(seed).standard_exponential((members - 1, count))
     many = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (members, *leaf.shape)), examples)._replace(weight=weights)
-    adapted = learner.adapt_tasks(learned.design, outputs, learned.meta, many)
-    return AdaptedTask(learned, labels, places, outputs, adapted)
+    adapted = learner.adapt_tasks(learned.design, support.outputs, learned.meta, many)
+    return AdaptedTask(learned, support, adapted)
 
 
-def encoded_labels(
-    learned: TrainedLearner, target: np.ndarray
-) -> tuple[tuple[str, ...], tuple[int, ...], int, np.ndarray]:
-    """The classes of a task, their outputs, the number of outputs (few different ones), and the support targets.
+def support_targets(learned: TrainedLearner, target: np.ndarray) -> SupportTargets:
+    """Targets of a support set as the learner reads them.
+
+    Args:
+        learned: the learner.
+        target: labels as texts, or real targets, `[rows]`.
 
     Raises:
         InnerloopError: if there is no row, only one class, or a target is missing.
@@ -146,10 +178,14 @@ def encoded_labels(
     if not len(target):
         raise InnerloopError("The support set holds no rows; give some labelled rows of the task.")
     if learned.regression:
-        values = np.asarray(target, np.float32)
+        values = np.asarray(target, np.float64)
         if not np.isfinite(values).all():
             raise InnerloopError(f"The target of row {int(np.argmin(np.isfinite(values))) + 1} is missing; fill it.")
-        return (), (0,), 1, values
+        center, scale = learned.units
+        if learned.design.targets == "support":  # in 64 bits, so that units and offsets of any size leave no trace
+            center, spread = float(np.mean(values)), float(np.std(values))
+            scale = spread if spread > SMALLEST_SPREAD * (abs(center) + scale) else scale
+        return SupportTargets((), (0,), 1, ((values - center) / scale).astype(np.float32), center, scale)
     texts = ["" if each is None else str(each) for each in target]
     if set(texts) <= {"0", "1"} and learned.labels == ("false", "true"):
         texts = ["true" if each == "1" else "false" for each in texts]
@@ -164,7 +200,8 @@ def encoded_labels(
     place |= {each: len(learned.labels) + i for i, each in enumerate(new)}
     needed = max(place.values()) + 1
     outputs = len(learned.labels) if not new and learned.labels else padded_size(needed, 2)
-    return labels, tuple(place[each] for each in labels), outputs, np.array([place[each] for each in texts], np.int32)
+    y = np.array([place[each] for each in texts], np.int32)
+    return SupportTargets(labels, tuple(place[each] for each in labels), outputs, y)
 
 
 def pad(inputs: Inputs, y: np.ndarray, size: int) -> tuple[Examples, int]:
@@ -187,9 +224,12 @@ def save(learned: TrainedLearner, folder: Path) -> None:
         "sizes": list(learned.preparation.sizes),
         "outputs": int(learned.meta.params["head"]["common"].shape[1]),
         "features": learned.preparation.to_json(),
+        "pooled": learned.preparation.pooled.to_json() if learned.preparation.pooled else None,
+        "units": list(learned.units),
         "facts": learned.facts,
     }
-    artifacts.write(folder, KIND, config, learned.meta, card(learned))
+    about = card(learned.design.kind, learned.labels, learned.preparation, learned.facts)
+    artifacts.write(folder, KIND, config, learned.meta, about)
 
 
 def load(folder: Path) -> TrainedLearner:
@@ -221,6 +261,9 @@ def from_artifact(stored: Artifact) -> TrainedLearner:
     try:
         design = design_from_json(config["design"])
         preparation = Preparation.from_json(config["features"])
+        if config.get("pooled"):
+            preparation = replace(preparation, pooled=Trees.from_json(config["pooled"]))
+        center, scale = config.get("units", (0.0, 1.0))
         counts, numbers = config["sizes"]
         template = jax.eval_shape(
             lambda: learner.initial(design, (counts, numbers), config["outputs"], jax.random.key(0))
@@ -230,7 +273,7 @@ def from_artifact(stored: Artifact) -> TrainedLearner:
         if isinstance(error, InnerloopError):
             raise
         raise InnerloopError(f"{stored.folder} is no model of this version of innerloop ({error}).") from error
-    return TrainedLearner(design, preparation, stored.restored(template), labels, facts)
+    return TrainedLearner(design, preparation, stored.restored(template), labels, facts, (center, scale))
 
 
 def _format_1(folder: Path) -> Artifact:
@@ -253,60 +296,3 @@ def design_from_json(values: dict[str, Any]) -> Design:
     design = Design(**fields)
     design.require()
     return design
-
-
-def card(learned: TrainedLearner) -> str:
-    """The model card, as Markdown."""
-    facts = learned.facts
-    what = "a real number" if learned.regression else "a class"
-    labels = f" Classes in training: {', '.join(learned.labels)}." if learned.labels else ""
-    features = ", ".join(f"`{each.name}` ({each.kind}, {each.width})" for each in learned.preparation.features[:20])
-    lines = [
-        f"# {facts.get('name', 'A few-shot learner')}",
-        "",
-        "A learner of tasks in tables, meta-trained with innerloop: from a few labelled rows of a new task it "
-        f"predicts {what} for further rows.{labels}",
-        "",
-        "## Intended use",
-        "",
-        "New tasks of the same kind as the training tasks, with the same features. A task that is unlike all of them "
-        "gains nothing from what was learned; compare with a model fitted on the task alone before relying on it. "
-        "Probabilities are not calibrated beyond what training gave.",
-        "",
-        "```python",
-        "import innerloop as il",
-        "",
-        'task = il.load("this folder").adapt(X_support, y_support)',
-        "task.predict(X_query)",
-        "```",
-        "",
-        "## Data",
-        "",
-        *(f"- {name}: {value}" for name, value in facts.get("data", {}).items()),
-        f"- features: {features}" + (" and more" if len(learned.preparation.features) > 20 else ""),
-        "",
-    ]
-    if facts.get("scores"):
-        lines += ["## Scores on test tasks", "", *score_table(facts["scores"]), ""]
-    lines += ["## Files", "", f"`{WEIGHTS}`: all parameters; `{CONFIG}`: the rest as JSON. Loading runs no code.", ""]
-    return "\n".join(lines)
-
-
-def score_table(scores: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows of an evaluation as a Markdown table."""
-    metrics = list(scores[0]["metrics"])
-    lines = [f"| method | support | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
-    for each in scores:
-        cells = " | ".join(measured(*each["metrics"][name]) for name in metrics)
-        lines.append(f"| {each['method']} | {each['size']} | {cells} |")
-    return lines
-
-
-def measured(mean: float, error: float) -> str:
-    """A mean with its standard error.
-
-    Example:
-        >>> measured(0.2071, 0.0123)
-        '0.207 ± 0.012'
-    """
-    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"

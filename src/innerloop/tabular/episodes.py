@@ -23,8 +23,8 @@ class RaggedEpisodes:
 
     An episode draws a task, a support size $n$ among `supports`, and a random order of the task's rows that is
     *stratified*: every class appears among the first rows, and then in proportion to its share of the task. The first
-    $n$ rows are the support set, at most half of the task, and the next `queries` the query set. Both are padded to
-    fixed shapes; padding has the weight 0.
+    $n$ rows are the support set, at most three quarters of the task, and the next `queries` the query set. Both are
+    padded to fixed shapes; padding has the weight 0.
 
     Attributes:
         x: features, a pytree with leaves `[rows, ...]`, of whatever compact type the network reads.
@@ -110,7 +110,7 @@ class RaggedEpisodes:
         rows = rows[stratified(order_key, jnp.where(valid, labels, self.classes), self.classes)]
         count = jnp.minimum(count, self.window)
         size = jnp.asarray(self.supports)[jax.random.randint(size_key, (), 0, len(self.supports))]
-        size = jnp.minimum(size, count // 2)
+        size = jnp.minimum(size, count - jnp.maximum(count // 4, 1))
 
         def batch(first: Array | int, number: int, end: Array) -> Examples:
             slots = first + jnp.arange(number)

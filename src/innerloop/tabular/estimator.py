@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.tabular import artifact as model
 from innerloop.tabular.artifact import MEMBERS, AdaptedTask, TrainedLearner
-from innerloop.tabular.columns import Kind, as_target, columns_of, label_text
-from innerloop.tabular.design import Design
-from innerloop.tabular.features import Feature, Preparation
-from innerloop.tabular.learner import initial, started_from
+from innerloop.tabular.cold import cold
+from innerloop.tabular.columns import Kind, as_target, columns_of, label_text, matched
+from innerloop.tabular.features import Columns
+from innerloop.tabular.learner import started_from
 from innerloop.tabular.plan import Choices
 from innerloop.tabular.prepare import prepare
 from innerloop.tabular.rows import rows_of_tasks
+from innerloop.tabular.selection import selected
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -26,9 +26,6 @@ except ImportError as error:
     raise InnerloopError(
         "The estimators need scikit-learn; install it with: pip install 'innerloop[tabular]'"
     ) from error
-
-COLD_WIDTH = 256
-"""Random features that a learner without training reads a task by."""
 
 
 class TabularMetaLearner:
@@ -99,7 +96,7 @@ class TabularMetaLearner:
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
         parts = tuple("valid" if task in order[:held] else "train" for task in range(names))
-        data = prepare(rows._replace(parts=parts), choices)
+        data = selected(prepare(rows._replace(parts=parts), choices), lambda line: None)
         fitting = data.fitting()
         fit = fitting.start(self.seed)
         if self.initial is not None:
@@ -109,7 +106,7 @@ class TabularMetaLearner:
             info.require_finite("lower the learning rates, or scale what is extreme in the features")
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
-        self.learned = TrainedLearner(data.plan.design, data.preparation, fit.best, data.plan.labels, facts)
+        self.learned = data.learned(fit.best, facts)
         self.reasons = (reason, *data.plan.reasons)
         return self
 
@@ -226,6 +223,13 @@ class _FewShot(BaseEstimator):
         numeric = isinstance(self, RegressorMixin)
         return validate_data(self, X, y, y_numeric=numeric, ensure_all_finite="allow-nan", dtype=np.float64)
 
+    def _columns(self, X: np.ndarray, learned: TrainedLearner) -> Columns:
+        """The features that the learner reads: by name, where both it and the rows of `fit` have names."""
+        features, names = learned.preparation.features, getattr(self, "feature_names_in_", None)
+        if names is None or self.pretrained is None or all(feature.name.isdigit() for feature in features):
+            return columns_of(X, features)
+        return matched({str(name): X[:, i] for i, name in enumerate(names)}, features, "X")
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
@@ -268,14 +272,14 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
             texts = [f"class {i}" for i in range(len(texts))]
         self._places = {text: i for i, text in enumerate(texts)}
         target = np.array([texts[i] for i in encoded], object)
-        self._task = model.adapt(learned, columns_of(X, learned.preparation.features), target)
+        self._task = model.adapt(learned, self._columns(X, learned), target)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each of `classes_`, `[rows, classes]`."""
         check_is_fitted(self)
         X = self._validated(X)
-        found = self._task.probabilities(columns_of(X, self._task.learned.preparation.features))
+        found = self._task.probabilities(self._columns(X, self._task.learned))
         order = [self._task.labels.index(text) for text in self._names()]
         return found[:, order]
 
@@ -317,32 +321,11 @@ class FewShotRegressor(RegressorMixin, _FewShot):
         """
         X, y = self._validated(X, y)
         learned = self._learned(X, "regression")
-        self._task = model.adapt(learned, columns_of(X, learned.preparation.features), np.asarray(y, np.float64))
+        self._task = model.adapt(learned, self._columns(X, learned), np.asarray(y, np.float64))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
         """The predicted target of each row."""
         check_is_fitted(self)
         X = self._validated(X)
-        return self._task.targets(columns_of(X, self._task.learned.preparation.features))[0]
-
-
-def cold(X: np.ndarray, kind: Kind) -> TrainedLearner:
-    """A learner without training: random features of scaled inputs, and a head by ridge regression.
-
-    Args:
-        X: the features of the task, from which their scales are taken.
-        kind: what is predicted.
-    """
-    columns = {str(i): X[:, i] for i in range(X.shape[1])}
-    constant = Feature("0", "numbers", 1, (0,), (float(np.nan_to_num(X[0, 0])),), (1.0,))
-    varies = any(len(np.unique(each[np.isfinite(each)])) > 1 for each in columns.values())
-    fitted = Preparation.fit(columns) if varies else Preparation((constant,))
-    widths = (COLD_WIDTH, COLD_WIDTH)
-    design = Design(kind=kind, widths=widths, start="ridge", steps=0)
-    meta = initial(design, fitted.sizes, 1 if kind == "regression" else 2, jax.random.key(0))
-    weights = meta.params["encoder"]
-    bias = jax.random.normal(jax.random.key(1), (COLD_WIDTH,))  # or what the network reads of one number is its sign
-    layers = weights | {"dense1": weights["dense1"] | {"bias": bias}}
-    head = meta.params["head"] | {"log_ridge": np.float32(np.log(1e-2))}
-    return TrainedLearner(design, fitted, meta._replace(params={**meta.params, "encoder": layers, "head": head}))
+        return self._task.targets(self._columns(X, self._task.learned))[0]

@@ -12,12 +12,15 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.tabular.pooled import Trees
 
 Columns: TypeAlias = Mapping[str, np.ndarray]
 """Feature columns by name: numbers `[rows]` or `[rows, width]`, or texts `[rows]` with `None` where one is missing."""
 
 LIMIT = 5.0
 """Scaled values are cut off here."""
+LARGEST = 1e150
+"""Numbers whose squares are no numbers cannot be scaled."""
 LARGEST_CATEGORIES = 64
 TAIL = 1.0
 """Percent of the values on each side that do not count for the spread of a feature."""
@@ -77,9 +80,11 @@ class Preparation:
 
     Attributes:
         features: in the order in which the network reads them.
+        pooled: a model of all training rows together, whose predictions are the last numbers of a row.
     """
 
     features: tuple[Feature, ...]
+    pooled: Trees | None = None
 
     @classmethod
     def fit(cls, columns: Columns) -> "Preparation":
@@ -116,7 +121,8 @@ class Preparation:
     def sizes(self) -> tuple[int, int]:
         """Number of counts and of numbers that the network reads."""
         counts = sum(each.outputs for each in self.features if each.kind == "counts")
-        return counts, sum(each.outputs for each in self.features) - counts
+        pooled = self.pooled.outputs if self.pooled else 0
+        return counts, sum(each.outputs for each in self.features) - counts + pooled
 
     def encode(self, columns: Columns) -> Inputs:
         """The rows as the network reads them.
@@ -132,10 +138,11 @@ class Preparation:
             values = columns[feature.name]
             (counts if feature.kind == "counts" else numbers).append(_encode(feature, values))
         number = rows.pop() if len(rows) == 1 else len(next(iter(columns.values())))
-        return Inputs(
+        inputs = Inputs(
             np.concatenate([np.zeros((number, 0), np.uint8), *counts], axis=1),
             np.concatenate([np.zeros((number, 0), np.float32), *numbers], axis=1),
         )
+        return inputs if self.pooled is None else with_pooled(inputs, self.pooled.predict(as_matrix(inputs)))
 
     def to_json(self) -> list[dict[str, Any]]:
         """As plain lists and numbers."""
@@ -160,6 +167,18 @@ class Preparation:
             ) from error
 
 
+def as_matrix(inputs: Inputs) -> np.ndarray:
+    """Rows as a model of scikit-learn reads them, `[rows, features]`."""
+    return np.concatenate([np.log1p(inputs.counts.astype(np.float32)), inputs.numbers], axis=1)
+
+
+def with_pooled(inputs: Inputs, predicted: np.ndarray) -> Inputs:
+    """Rows, and behind their numbers what a pooled model predicts of them: targets, or logits of mean 0."""
+    if predicted.shape[1] > 1:
+        predicted = predicted - predicted.mean(axis=1, keepdims=True)
+    return inputs._replace(numbers=np.concatenate([inputs.numbers, predicted.astype(np.float32)], axis=1))
+
+
 def _fit(name: str, values: np.ndarray) -> Feature:
     if values.dtype.kind in "OUS":
         texts, counts = np.unique([str(each) for each in values if each is not None], return_counts=True)
@@ -173,6 +192,11 @@ def _fit(name: str, values: np.ndarray) -> Feature:
     for i in range(table.shape[1]):
         column = np.array(table[:, i], np.float64)
         known = column[np.isfinite(column)]
+        if known.size and np.abs(known).max() > LARGEST:
+            raise InnerloopError(
+                f"The feature {name!r} holds {known[np.argmax(np.abs(known))]:g}; numbers must be below {LARGEST:g} in "
+                "size. If it stands for a missing value, leave the cell empty; else scale the column."
+            )
         missing = known.size < column.size
         if known.size == 0 or (known.min() == known.max() and not missing):
             continue

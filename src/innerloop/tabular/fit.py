@@ -14,15 +14,19 @@ from jax import Array
 from innerloop.core import outer
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import MetaState, sample_task
+from innerloop.core.trees import path_name
 from innerloop.errors import InnerloopError
 from innerloop.tabular.design import Design
-from innerloop.tabular.learner import initial, learner_loss
+from innerloop.tabular.features import Inputs
+from innerloop.tabular.learner import initial, learner_loss, started_pooled
 from innerloop.types import Meta, TaskDistribution
 
 VALIDATION_EPISODES = 200
 PATIENCE = 10
 """Validations without a better score after which training stops."""
 CLIP = 1.0
+SCALARS_FASTER = 20.0
+"""How much larger the outer step of the head's scalars is."""
 WARMUP_STEPS = 50
 """Meta-steps, at most, until the step size is at its peak."""
 
@@ -93,6 +97,7 @@ class Fitting:
         classes: outputs of its head; 1 for regression.
         training: the training tasks.
         held_out: tasks on which training is validated and stopped; `None` takes the last state.
+        together: training rows and their targets, on which a head that is shared by all tasks begins as a pooled model.
     """
 
     def __init__(
@@ -103,9 +108,10 @@ class Fitting:
         classes: int,
         training: TaskDistribution,
         held_out: TaskDistribution | None,
+        together: tuple[Inputs, np.ndarray] | None = None,
     ):
         self.design, self.schedule, self.sizes, self.classes = design, schedule, sizes, classes
-        self._training, self._held_out = training, held_out
+        self._training, self._held_out, self._together = training, held_out, together
         loss = learner_loss(design, classes)
         step = outer.meta_step(loss, _optimizer(schedule), meta_batch=schedule.meta_batch)
         self._steps = jax.jit(outer.repeat(step), donate_argnums=0)
@@ -117,6 +123,8 @@ class Fitting:
         """The state before the first meta-step, which the seed fixes."""
         params_key, run_key = jax.random.split(_key(seed))
         meta = initial(self.design, self.sizes, self.classes, params_key)
+        if self._together is not None:
+            meta = started_pooled(self.design, meta, *self._together)
         state = MetaState(meta, _optimizer(self.schedule).init(meta), jnp.zeros((), jnp.int32), run_key)
         return Fit(state, jax.tree.map(jnp.copy, meta), jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
 
@@ -156,6 +164,8 @@ class Fitting:
 
     def run(self, fit: Fit) -> Iterator[tuple[Fit, StepInfo]]:
         """Train to the end, with a pause after every validation."""
+        if not int(fit.state.step):
+            fit, _ = self.validate(fit)  # training may make it worse
         while not self.finished(fit):
             done, every = int(fit.state.step), self.schedule.every
             count = min(every - done % every, self.total(fit) - done)
@@ -177,8 +187,23 @@ def _optimizer(schedule: Schedule) -> optax.GradientTransformation:
         optax.clip_by_global_norm(CLIP),
         optax.scale_by_adam(),
         optax.add_decayed_weights(schedule.weight_decay, mask=matrices),
+        _faster_scalars(),
         _along_course(schedule.learning_rate, schedule.iterations),
     )
+
+
+def _faster_scalars() -> optax.GradientTransformation:
+    """Larger steps for what the head has few of: logarithms of scales, penalties and inner step sizes.
+
+    Adam moves each by about its step size, whatever the gradient; a scale that has to change by a factor of ten would
+    need thousands of meta-steps at the step size of a network.
+    """
+
+    def faster(path: Any, leaf: Array) -> Array:
+        names = path_name(path).split("/")
+        return leaf * SCALARS_FASTER if leaf.ndim < 2 and ("head" in names or names[0] == "rule") else leaf
+
+    return optax.stateless(lambda updates, params: jax.tree.map_with_path(faster, updates))
 
 
 def _along_course(peak: float, total: int) -> optax.GradientTransformation:

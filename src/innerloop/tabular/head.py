@@ -20,19 +20,23 @@ from innerloop import models
 from innerloop.core import losses, rules
 from innerloop.models import Model
 from innerloop.models.layers import glorot
+from innerloop.tabular import shrunk
 from innerloop.tabular.design import Design
 from innerloop.types import Examples, InnerRule, Loss, Meta, Params, PRNGKey, Task
 
 ABSENT = -1e9
 """The logit of a class that the support set lacks."""
 SMALLEST_SCALE = 1e-6
+SMALLEST_VARIANCE = 1e-3
+"""Of the targets of an episode, in their units, so that one without variation does not count for all others."""
 
 
-def init(design: Design, classes: int, key: PRNGKey) -> tuple[Params, Params]:
+def init(design: Design, sizes: tuple[int, int], classes: int, key: PRNGKey) -> tuple[Params, Params]:
     """What all tasks share of the head, before training.
 
     Args:
         design: what the learner is.
+        sizes: counts and numbers that a row has.
         classes: outputs of the head; 1 for regression.
         key: randomness of further adapted layers.
 
@@ -40,6 +44,8 @@ def init(design: Design, classes: int, key: PRNGKey) -> tuple[Params, Params]:
         The further layers, and what the start of a head is computed with.
     """
     body = inner_model(design, design.widths[-1], classes).init(key)
+    if design.start == "shrunk":
+        return {}, shrunk.init(design, sizes, classes)
     last = body.pop("head")["kernel"].shape[0]
     return body, {
         "log_scale": jnp.zeros(()),
@@ -63,6 +69,8 @@ def begin(design: Design, meta: Meta, support: Examples, classes: int) -> Meta:
     """
     body, learned = meta.params["body"], meta.params["head"]
     z = support.x
+    if design.start == "shrunk":
+        return Meta({"head": shrunk.begin(design, learned, support, classes)}, meta.rule)
     if design.adapted:
         last = design.adapted[-1]
         eye = {"kernel": jnp.eye(last), "bias": jnp.zeros(last)}
@@ -142,7 +150,7 @@ def task_loss(design: Design, support: Examples, classes: int) -> Loss:
 def standardised(design: Design, task: Task) -> tuple[Task, Array, Array]:
     """Targets of a regression in units of the support set's mean and spread; classes as they are."""
     one, zero = jnp.ones(()), jnp.zeros(())
-    if design.kind == "classification":
+    if design.kind == "classification" or design.targets == "global":
         return task, zero, one
     support = task.support
     share = weights_of(support) / jnp.maximum(jnp.sum(weights_of(support)), SMALLEST_SCALE)
@@ -153,9 +161,17 @@ def standardised(design: Design, task: Task) -> tuple[Task, Array, Array]:
     return Task(scaled(support), scaled(task.query)), center, scale
 
 
+def variance(support: Examples, query: Examples) -> Array:
+    """How much the targets of an episode vary, in the units in which they are given."""
+    y = jnp.concatenate([support.y, query.y])
+    weight = jnp.concatenate([weights_of(support), weights_of(query)])
+    share = weight / jnp.maximum(jnp.sum(weight), SMALLEST_SCALE)
+    return jnp.maximum(share @ (y - share @ y) ** 2, SMALLEST_VARIANCE)
+
+
 def balanced(design: Design, batch: Examples, classes: int) -> Examples:
-    """Weights under which every class counts alike, of mean 1; those of a regression stay."""
-    if design.kind == "regression":
+    """Weights under which every class counts alike, of mean 1; those of a regression and of `shrunk` stay."""
+    if design.kind == "regression" or design.start == "shrunk":
         return batch
     members = jax.nn.one_hot(batch.y, classes) * weights_of(batch)[:, None]
     counts = members.sum(axis=0)

@@ -19,10 +19,13 @@ from innerloop.core import algorithms
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import FirstOrder
 from innerloop.errors import InnerloopError
-from innerloop.tabular import encoder, head
+from innerloop.tabular import encoder, head, shrunk
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Inputs
 from innerloop.types import Examples, Meta, MetaLoss, Metrics, Params, PRNGKey, Progress, Scalar, Task
+
+POOLED_PENALTY = 1.0
+"""Of the ridge regression of all training rows together."""
 
 
 class Adapted(NamedTuple):
@@ -52,7 +55,7 @@ def initial(design: Design, sizes: tuple[int, int], classes: int, key: PRNGKey) 
     """
     design.require()
     encoder_key, head_key = jax.random.split(key)
-    body, start = head.init(design, classes, head_key)
+    body, start = head.init(design, sizes, classes, head_key)
     params = {"encoder": encoder.init(design, sizes, encoder_key), "body": body, "head": start}
     return Meta(params, head.rule(design).init(()))
 
@@ -84,6 +87,23 @@ def started_from(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Meta:
     return meta._replace(params={**meta.params, "encoder": layers})
 
 
+def started_pooled(design: Design, meta: Meta, x: Inputs, y: np.ndarray) -> Meta:
+    """The same with a common head that is the ridge regression of all these rows, whatever their task.
+
+    Args:
+        design: what the learner is, with the start `shrunk`.
+        meta: what is learned, before training.
+        x: rows of many tasks.
+        y: their targets, `[rows]`.
+    """
+    z = np.asarray(_read(design, 1, meta.params["encoder"], x), np.float64)
+    z = np.concatenate([z, np.ones((len(z), 1))], axis=1)
+    found = np.linalg.solve(z.T @ z + POOLED_PENALTY * np.eye(z.shape[1]), z.T @ np.asarray(y, np.float64))
+    common, level = found[:-1, None].astype(np.float32), found[-1:].astype(np.float32)
+    begun = {**meta.params["head"], "common": jnp.asarray(common), "level": jnp.asarray(level)}
+    return meta._replace(params={**meta.params, "head": begun})
+
+
 def learner_loss(design: Design, classes: int) -> MetaLoss:
     """The meta-loss of one episode of padded `Examples` with weights, for `outer.meta_step`.
 
@@ -97,8 +117,8 @@ def learner_loss(design: Design, classes: int) -> MetaLoss:
         support_key, query_key, inner_key = jax.random.split(key, 3)
         task, _, _ = head.standardised(design, task)
         weights = meta.params["encoder"]
-        support = task.support._replace(x=encoder.encode(design, weights, task.support.x, support_key))
-        query = task.query._replace(x=encoder.encode(design, weights, task.query.x, query_key))
+        support = task.support._replace(x=_read(design, classes, weights, task.support.x, support_key))
+        query = task.query._replace(x=_read(design, classes, weights, task.query.x, query_key))
         if design.kind == "classification":  # a class that the support set lacks cannot be told
             seen = jnp.zeros(classes).at[support.y].max(head.weights_of(support))
             query = query._replace(weight=head.weights_of(query) * (seen[query.y] > 0))
@@ -106,7 +126,12 @@ def learner_loss(design: Design, classes: int) -> MetaLoss:
             row, head.task_loss(design, support, classes), rule=head.rule(design), steps=design.steps
         )
         task = Task(head.balanced(design, support, classes), query)
-        return inner(head.begin(design, meta, support, classes), task, inner_key)
+        value, metrics = inner(head.begin(design, meta, support, classes), task, inner_key)
+        if design.kind == "classification":
+            return value, metrics
+        # Tasks whose targets vary much would decide alone; and what is compared must not depend on the units.
+        size = head.variance(support, query)
+        return value / size, {name: metric / size for name, metric in metrics.items()}
 
     return loss
 
@@ -125,7 +150,7 @@ def adapt_task(design: Design, classes: int, meta: Meta, support: Examples, *, t
         The task's own parameters.
     """
     task, center, scale = head.standardised(design, Task(support, support))
-    support = task.support._replace(x=encoder.encode(design, meta.params["encoder"], support.x))
+    support = task.support._replace(x=_read(design, classes, meta.params["encoder"], support.x))
     loss = head.task_loss(design, support, classes)
     support = head.balanced(design, support, classes)
     started, key = head.begin(design, meta, task.support._replace(x=support.x), classes), jax.random.key(0)
@@ -141,8 +166,7 @@ def adapt_task(design: Design, classes: int, meta: Meta, support: Examples, *, t
 
 def outputs(design: Design, classes: int, meta: Meta, adapted: Adapted, x: Inputs) -> Array:
     """What an adapted task says of rows: logits `[rows, classes]`, or targets in the task's own units `[rows, 1]`."""
-    z = encoder.encode(design, meta.params["encoder"], x)
-    return _scores(design, classes, adapted, z)
+    return _scores(design, classes, adapted, _read(design, classes, meta.params["encoder"], x))
 
 
 @partial(jax.jit, static_argnames=("design", "classes", "trajectory"))
@@ -161,7 +185,7 @@ def outputs_of_tasks(design: Design, classes: int, meta: Meta, adapted: Adapted,
 @partial(jax.jit, static_argnames=("design", "classes"))
 def outputs_of_members(design: Design, classes: int, meta: Meta, adapted: Adapted, x: Inputs) -> Array:
     """What several adaptations say of the same rows, compiled: `[members, rows, ...]`; the rows are embedded once."""
-    z = encoder.encode(design, meta.params["encoder"], x)
+    z = _read(design, classes, meta.params["encoder"], x)
     return jax.vmap(lambda member: _scores(design, classes, member, z))(adapted)
 
 
@@ -170,10 +194,16 @@ def outputs_along(design: Design, classes: int, meta: Meta, adapted: Adapted, x:
     """What tasks adapted with `trajectory` say after 0, 1, ..., k steps, compiled: `[tasks, steps + 1, rows, ...]`."""
 
     def one(adapted: Adapted, x: Inputs) -> Array:
-        z = encoder.encode(design, meta.params["encoder"], x)
+        z = _read(design, classes, meta.params["encoder"], x)
         return jax.vmap(lambda params: _scores(design, classes, adapted._replace(params=params), z))(adapted.params)
 
     return jax.vmap(one)(adapted, x)
+
+
+def _read(design: Design, classes: int, weights: Params, x: Inputs, key: PRNGKey | None = None) -> Array:
+    """What the head reads of rows: the embedding, beside which `shrunk` reads the features themselves."""
+    z = encoder.encode(design, weights, x, key)
+    return shrunk.beside(design, z, x) if design.start == "shrunk" else z
 
 
 def _scores(design: Design, classes: int, adapted: Adapted, z: Array) -> Array:

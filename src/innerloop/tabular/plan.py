@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,10 @@ NARROW, WIDE = 64, 512
 PRESETS = {"fast": (0.5, 400), "balanced": (1.0, 1200), "best": (2.0, 4000)}
 """Width of the network, relative, and meta-steps at most."""
 MOST_SHARED = 32
+MOST_INPUTS_OF_TREES = 512
 LARGEST_SUPPORT, MOST_QUERIES = 128, 64
+RATE, SMALL_RATE = 1e-3, 3e-3
+"""Outer step sizes, the second one for small networks."""
 STEPS = 3
 
 
@@ -33,13 +37,15 @@ class Choices:
         ways: images: classes in a task drawn from many.
         widths: layers of the encoder.
         start: how a task's head begins.
+        targets: units of a regression's targets: those of each support set, or of all training rows.
+        pooled: whether gradient-boosted trees of all training rows together are what tasks depart from.
         steps: inner steps; -1 chooses.
         inner_learning_rate: size of an inner step at the beginning of training, which learns it.
         dropout: share of the encoder's activations that training drops.
         dropout_inputs: share of the features that training drops.
         iterations: meta-steps at most.
         meta_batch: tasks in a meta-step.
-        outer_learning_rate: peak of the outer step size.
+        outer_learning_rate: peak of the outer step size; 0 chooses.
         weight_decay: of matrices.
         evaluation_sizes: sizes of the support sets of the evaluation.
         time_limit: what the reasons say of it, such as `20m`.
@@ -51,14 +57,16 @@ class Choices:
     supports: tuple[int, ...] = ()
     ways: int = 5
     widths: tuple[int, ...] = ()
-    start: Literal["auto", "prototypes", "ridge", "zero"] = "auto"
+    start: Literal["auto", "prototypes", "ridge", "zero", "shrunk"] = "auto"
+    targets: Literal["auto", "support", "global"] = "auto"
+    pooled: Literal["auto", "none", "trees"] = "auto"
     steps: int = -1
     inner_learning_rate: float = 0.3
     dropout: float = 0.1
     dropout_inputs: float = 0.0
     iterations: int = 0
     meta_batch: int = 16
-    outer_learning_rate: float = 1e-3
+    outer_learning_rate: float = 0.0
     weight_decay: float = 1e-4
     evaluation_sizes: tuple[int, ...] = ()
     time_limit: str = ""
@@ -119,10 +127,17 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
         reasons.append(f"network: {' → '.join(map(str, widths))}, as --learner.widths says")
     start = choices.start
     if start == "auto":
-        start = "ridge" if rows.regression else "prototypes"
-        why = "real targets" if rows.regression else "class means, from few rows of each class"
+        start = "prototypes" if rows.image else "shrunk"
+        why = "class means, from few images of each class" if rows.image else "what all tasks share, moved to the task"
         reasons.append(f"head: starts from {start} ({why})")
-    steps = STEPS if choices.steps < 0 else choices.steps
+    steps = choices.steps if choices.steps >= 0 else 0 if start == "shrunk" else STEPS
+    pooled = start == "shrunk" and _trees(choices, rows, inputs, bool(labels) or rows.regression)
+    if pooled:
+        reasons.append("common part: gradient-boosted trees of all training rows together, and the network")
+    targets = "global" if choices.targets == "auto" else choices.targets
+    if rows.regression:
+        of = "all training rows" if targets == "global" else "each task's support set, so tasks may differ in scale"
+        reasons.append(f"targets: in units of {of}")
     design = Design(
         kind="regression" if rows.regression else "classification",
         widths=widths,
@@ -134,6 +149,8 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
         dropout_inputs=choices.dropout_inputs,
         image=rows.image,
         shared_labels=bool(labels) or rows.regression,
+        targets=targets if rows.regression else "support",
+        pooled=outputs if pooled else 0,
     )
     design.require()
     iterations = choices.iterations or iterations
@@ -145,11 +162,11 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
     schedule = Schedule(
         iterations=iterations,
         meta_batch=choices.meta_batch,
-        learning_rate=choices.outer_learning_rate,
+        learning_rate=choices.outer_learning_rate or (SMALL_RATE if start == "shrunk" and inputs <= NARROW else RATE),
         weight_decay=choices.weight_decay,
         every=max(min(50, iterations // 8), 1),
     )
-    sizes = choices.evaluation_sizes or supports[:4]
+    sizes = choices.evaluation_sizes or tuple(size for size in supports if size >= 4 or rows.image)[:4] or supports
     return Plan(design, schedule, labels, outputs, supports, queries, sizes, tuple(reasons))
 
 
@@ -160,9 +177,21 @@ def smallest_task(choices: Choices, rows: Rows) -> int:
     return 2 * min(_sizes(choices, rows, _labels(choices, rows, [])[1], [])[0])
 
 
+def _trees(choices: Choices, rows: Rows, inputs: int, shared: bool) -> bool:
+    """Whether a pooled model is fitted.
+
+    Raises:
+        InnerloopError: if it is asked for and cannot be.
+    """
+    possible = shared and not rows.image and find_spec("sklearn") is not None
+    if choices.pooled == "trees" and not possible:
+        why = "scikit-learn is not installed" if shared and not rows.image else "tasks have classes of their own"
+        raise InnerloopError(f"pooled is 'trees', but {why}; leave it out.")
+    return choices.pooled == "trees" or (choices.pooled == "auto" and possible and inputs <= MOST_INPUTS_OF_TREES)
+
+
 def _labels(choices: Choices, rows: Rows, reasons: list[str]) -> tuple[tuple[str, ...], int]:
     if rows.regression:
-        reasons.append("targets: in units of each task's support set, so tasks may differ in scale")
         return (), 1
     labels = in_order(set(rows.target.tolist()))
     if rows.image:
@@ -198,8 +227,8 @@ def _sizes(choices: Choices, rows: Rows, outputs: int, reasons: list[str]) -> tu
     if choices.supports:
         return tuple(sorted(set(choices.supports))), MOST_QUERIES
     typical, large = int(np.median(counts)), int(np.percentile(counts, 90))
-    least = max(4, 1 << (max(outputs, 1) * 2 - 1).bit_length()) if outputs > 2 else 4 if typical < 32 else 8
-    supports = tuple(2**i for i in range(2, 8) if least <= 2**i <= min(max(large // 2, least), LARGEST_SUPPORT))
+    least = 2 if rows.regression else max(4, 1 << (max(outputs, 1) * 2 - 1).bit_length()) if outputs > 2 else 4
+    supports = tuple(2**i for i in range(1, 8) if least <= 2**i <= min(max(3 * large // 4, least), LARGEST_SUPPORT))
     supports = supports or (least,)
     reasons.append(
         f"episodes: support sets of {', '.join(map(str, supports))} rows (a task has {counts.min():,} to "

@@ -1,19 +1,28 @@
 """From rows to what training needs: split by task, features fitted on the training part, episodes."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import in_order
+from innerloop.tabular.design import Design
 from innerloop.tabular.episodes import ClassEpisodes, RaggedEpisodes
-from innerloop.tabular.features import Feature, Preparation
+from innerloop.tabular.features import Feature, Inputs, Preparation, as_matrix, with_pooled
 from innerloop.tabular.fit import Fitting
 from innerloop.tabular.plan import Choices, Plan, plan, smallest_task
+from innerloop.tabular.pooled import Trees, out_of_fold
 from innerloop.tabular.rows import PARTS, Rows, split, usable
-from innerloop.types import TaskDistribution
+from innerloop.types import Meta, TaskDistribution
 
+MOST_POOLED = 100_000
+"""Training rows that a pooled model is fitted to, at most."""
+SAMPLE_TOGETHER = 10_000
+"""Training rows on which a common head begins."""
 SAMPLE = 50_000
 """Training rows from which the scales of features are taken."""
 
@@ -27,6 +36,8 @@ class Prepared(NamedTuple):
         plan: what is trained and how.
         left_out: tasks that cannot be learned from, with the reason.
         choices: what the user asked for.
+        units: mean and standard deviation of the training targets, for a regression.
+        out_of_fold: what pooled models that did not see its task predict of each training row, `[rows, outputs]`.
     """
 
     parts: dict[str, Rows]
@@ -34,10 +45,28 @@ class Prepared(NamedTuple):
     plan: Plan
     left_out: list[tuple[str, str]]
     choices: Choices
+    units: tuple[float, float] = (0.0, 1.0)
+    out_of_fold: np.ndarray | None = None
 
     def distribution(self, part: str) -> TaskDistribution | None:
         """The episodes of one part of the data, or `None` if there is no such part."""
-        return self._episodes(self.parts[part]) if part in self.parts else None
+        return self._episodes(part) if part in self.parts else None
+
+    def designed(self, design: Design, *reasons: str) -> "Prepared":
+        """The same for another design, which may do without the pooled model."""
+        planned = self.plan._replace(design=design, reasons=(*self.plan.reasons, *reasons))
+        pooled = self.preparation.pooled if design.pooled else None
+        return self._replace(plan=planned, preparation=replace(self.preparation, pooled=pooled))
+
+    def learned(self, meta: Meta, facts: Mapping[str, Any] | None = None) -> TrainedLearner:
+        """What training gave, as a learner.
+
+        Args:
+            meta: what was learned.
+            facts: for the model card.
+        """
+        plan = self.plan
+        return TrainedLearner(plan.design, self.preparation, meta, plan.labels, dict(facts or {}), self.units)
 
     def fitting(self) -> Fitting:
         """The compiled meta-step and validation."""
@@ -46,8 +75,9 @@ class Prepared(NamedTuple):
             self.plan.schedule,
             self.preparation.sizes,
             self.plan.outputs,
-            self._episodes(self.parts["train"]),
+            self._episodes("train"),
             self.distribution("valid"),
+            self._together(),
         )
 
     def fingerprint(self) -> str:
@@ -64,13 +94,30 @@ class Prepared(NamedTuple):
                     digest.update(np.ascontiguousarray(values).data if plain else repr(values.tolist()).encode())
         return digest.hexdigest()[:16]
 
-    def _episodes(self, rows: Rows) -> TaskDistribution:
-        plan, inputs = self.plan, self.preparation.encode(rows.columns)
+    def _together(self) -> tuple[Inputs, np.ndarray] | None:
+        """A sample of the training rows with their targets, if a common head can be fitted to them."""
+        rows = self.parts["train"]
+        if not rows.regression or self.plan.design.start != "shrunk" or self.plan.design.targets != "global":
+            return None
+        chosen = np.sort(np.random.default_rng(self.choices.seed).permutation(len(rows.target))[:SAMPLE_TOGETHER])
+        center, scale = self.units
+        return Inputs(*(values[chosen] for values in self._inputs("train"))), (rows.target[chosen] - center) / scale
+
+    def _inputs(self, part: str) -> Inputs:
+        """Rows as the network reads them; of training rows, what models that did not see their task predict."""
+        columns = self.parts[part].columns
+        if part == "train" and self.preparation.pooled and self.out_of_fold is not None:
+            return with_pooled(replace(self.preparation, pooled=None).encode(columns), self.out_of_fold)
+        return self.preparation.encode(columns)
+
+    def _episodes(self, part: str) -> TaskDistribution:
+        plan, rows, inputs = self.plan, self.parts[part], self._inputs(part)
         if rows.image:
             return ClassEpisodes.from_rows(
                 inputs, rows.target, rows.tasks, ways=self.choices.ways, shots=plan.supports, queries=plan.queries
             )
-        y = rows.target.astype(np.float32) if rows.regression else label_indices(rows, plan.labels)
+        center, scale = self.units
+        y = (rows.target - center) / scale if rows.regression else label_indices(rows, plan.labels)
         return RaggedEpisodes.from_rows(
             inputs, y, rows.tasks, supports=plan.supports, queries=plan.queries, seed=self.choices.seed
         )
@@ -99,7 +146,37 @@ def prepare(rows: Rows, choices: Choices) -> Prepared:
     else:
         chosen = np.random.default_rng(choices.seed).permutation(len(training.target))[:SAMPLE]
         preparation = Preparation.fit({name: values[chosen] for name, values in training.columns.items()})
-    return Prepared(parts, preparation, plan(choices, rows, sum(preparation.sizes)), left_out, choices)
+    planned = plan(choices, rows, sum(preparation.sizes))
+    prepared = Prepared(parts, preparation, planned, left_out, choices, units_of(training))
+    return pooled_beside(prepared) if planned.design.pooled else prepared
+
+
+def units_of(rows: Rows) -> tuple[float, float]:
+    """Mean and standard deviation of a regression's targets, in 64 bits; 0 and 1 for classes."""
+    if not rows.regression:
+        return 0.0, 1.0
+    size = float(np.abs(rows.target).max()) or 1.0  # so that no square leaves the range of numbers
+    small = rows.target / size
+    return float(small.mean()) * size, float(small.std()) * size or 1.0
+
+
+def pooled_beside(prepared: Prepared) -> Prepared:
+    """Fit trees to all training rows together, and for each training row trees that did not see its task."""
+    rows, plain = prepared.parts["train"], prepared.preparation
+    x, outputs, seed = as_matrix(plain.encode(rows.columns)), prepared.plan.outputs, prepared.choices.seed
+    center, scale = prepared.units
+    y = (rows.target - center) / scale if rows.regression else label_indices(rows, prepared.plan.labels)
+
+    def fit(chosen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        trees = fitted(chosen)
+        return lambda others: trees.predict(x[others])
+
+    def fitted(chosen: np.ndarray) -> Trees:
+        few = np.random.default_rng(seed).permutation(chosen)[:MOST_POOLED]
+        return Trees.fit(x[few], y[few], outputs, seed=seed)
+
+    whole = replace(plain, pooled=fitted(np.arange(len(y))))
+    return prepared._replace(preparation=whole, out_of_fold=out_of_fold(fit, rows.tasks, seed=seed))
 
 
 def split_images(rows: Rows, seed: int, ways: int) -> dict[str, Rows]:

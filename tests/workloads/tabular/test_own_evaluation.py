@@ -5,8 +5,7 @@ import pytest
 
 from innerloop.tabular.rows import Rows, part_named, split, usable
 from innerloop.workloads.tabular.audit import roc_area
-from innerloop.workloads.tabular.evaluation import stratified
-from innerloop.workloads.tabular.metrics import average_precision, metrics_of
+from innerloop.workloads.tabular.metrics import average_precision, metrics_of, stratified
 from innerloop.workloads.tabular.tables import label_text
 
 RNG = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from innerloop import artifacts
 from innerloop.cli import main as cli
 from innerloop.runs.rundir import existing
 from innerloop.tabular import artifact as model
@@ -16,7 +17,11 @@ from workloads.tabular import sheets
 def test_training_leaves_a_run_with_scores_beside_baselines_a_report_and_a_model(shops, capsys):
     result = json.loads((shops / "run" / "evaluation.json").read_text())
     methods = [each["method"] for each in result["tables"]["rows"]]
-    assert methods == ["innerloop", "random forest", "nearest neighbours", "linear"]
+    assert methods[:2] == ["innerloop", "innerloop, untrained"]
+    assert {"constant (of the support rows)", "random forest", "linear", "pooled trees + intercept"} < set(methods)
+    assert len(result["tables"]["differences"]) == len(methods) - 1
+    assert result["verdict"] in result["remarks"]
+    assert result["verdict"] in (shops / "run" / "model" / "README.md").read_text()
     assert (shops / "run" / "report.html").read_text().count("<svg") >= 2
     card = (shops / "run" / "model" / "README.md").read_text()
     assert "train: 8 tasks, 160 rows" in card
@@ -70,13 +75,13 @@ def test_a_model_loads_elsewhere_to_the_same_bits_and_is_refused_when_damaged(sh
     one, other = (model.adapt(each, columns, target).probabilities(columns) for each in (learned, again))
     np.testing.assert_array_equal(one, other)
 
-    weights = tmp_path / "copy" / model.WEIGHTS
+    weights = tmp_path / "copy" / artifacts.WEIGHTS
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         model.load(tmp_path / "copy")
-    (tmp_path / "copy" / model.CONFIG).write_text('{"format": 99}')
+    (tmp_path / "copy" / artifacts.CONFIG).write_text('{"format": 99}')
     with pytest.raises(ValueError, match="has the format 99"):
         model.load(tmp_path / "copy")
 

@@ -17,8 +17,12 @@ class Learner:
 
     widths: tuple[Count, ...] = ()
     """layers of the encoder, which all tasks share; for images the filters of each block"""
-    start: Literal["auto", "prototypes", "ridge", "zero"] = "auto"
-    """how a task's head begins, from its support set"""
+    start: Literal["auto", "prototypes", "ridge", "zero", "shrunk"] = "auto"
+    """how a task's head begins, from its support set; shrunk departs from what all tasks share"""
+    targets: Literal["auto", "support", "global"] = "auto"
+    """regression: units of the targets, those of each support set or of all training rows"""
+    pooled: Literal["auto", "none", "trees"] = "auto"
+    """whether tasks depart from gradient-boosted trees of all training rows together"""
     steps: Annotated[int, Bounds(-1, LARGEST)] = -1
     """inner steps; -1 chooses"""
     learning_rate: Positive = 0.3
@@ -37,8 +41,8 @@ class Training:
     """meta-steps at most; training stops earlier when held-out tasks no longer gain; 0 chooses"""
     meta_batch: Count = 16
     """tasks in a meta-step"""
-    learning_rate: Positive = 1e-3
-    """peak of the outer step size"""
+    learning_rate: NotNegative = 0.0
+    """peak of the outer step size; 0 chooses"""
     weight_decay: NotNegative = 1e-4
     """of matrices"""
 

@@ -1,5 +1,8 @@
 """What a configuration asks of a learner, in the library's terms."""
 
+from dataclasses import replace
+
+from innerloop.tabular.design import Design
 from innerloop.tabular.plan import Choices
 from innerloop.workloads.tabular.config import Config
 
@@ -14,6 +17,8 @@ def choices_of(config: Config) -> Choices:
         ways=config.ways,
         widths=learner.widths,
         start=learner.start,
+        targets=learner.targets,
+        pooled=learner.pooled,
         steps=learner.steps,
         inner_learning_rate=learner.learning_rate,
         dropout=learner.dropout,
@@ -26,3 +31,10 @@ def choices_of(config: Config) -> Choices:
         time_limit=config.time_limit,
         seed=config.seed,
     )
+
+
+def resolved(config: Config, design: Design) -> Config:
+    """The configuration with the design that was chosen, so that a run that goes on chooses nothing."""
+    pooled = "trees" if design.pooled else "none"
+    learner = replace(config.learner, start=design.start, steps=design.steps, targets=design.targets, pooled=pooled)
+    return replace(config, learner=learner)

@@ -1,4 +1,4 @@
-"""How well a learner adapts to tasks that it has not seen, beside models fitted on the same support sets alone."""
+"""How well a learner adapts to tasks that it has not seen, beside models that see the same rows."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +14,27 @@ from innerloop.errors import InnerloopError
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
-from innerloop.tabular import learner
-from innerloop.tabular.artifact import TrainedLearner, encoded_labels, pad
+from innerloop.tabular import learner, rivals
+from innerloop.tabular.artifact import TrainedLearner, pad, support_targets
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
 from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
+from innerloop.tabular.prepare import Prepared
+from innerloop.tabular.rivals import Rival
 from innerloop.tabular.rows import Rows, rows_of
-from innerloop.workloads.tabular.baselines import BASELINES, available_baselines, baseline_scores
+from innerloop.workloads.tabular.comparison import rival_scores, rivals_of
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER, metrics_of
-from innerloop.workloads.tabular.training import Prepared
+from innerloop.workloads.tabular.metrics import (
+    LOWER_IS_BETTER,
+    Draw,
+    enough,
+    judgeable,
+    metrics_of,
+    spread_of,
+    stratified,
+)
+from innerloop.workloads.tabular.verdict import OURS, UNTRAINED, verdict
 
-Draw = Callable[[np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
-"""`(target, size, seed) -> (support, query)`, indices of rows of a task."""
 Method = Callable[[Inputs, np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]], dict[str, list[float]]]
 """`(features, target, draws) -> metrics`, averaged over the draws, after 0, 1, ..., k inner steps (or one value)."""
 
@@ -34,13 +42,17 @@ MOST_TASKS = 40
 """Test tasks that are evaluated, at most."""
 EPISODES = 200
 """Episodes that are drawn from test images."""
-OURS = "innerloop"
-"""What the learner itself is called among the methods."""
 SHARE = 0.95
 """What part of the time a stated interval covers the mean; results without it are of an older version."""
 
 
-def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Progress) -> Result:
+def score(
+    config: Config,
+    data: Prepared,
+    learned: TrainedLearner,
+    progress: Progress,
+    untrained: TrainedLearner | None = None,
+) -> Result:
     """Evaluate what was learned on the test tasks.
 
     Args:
@@ -48,14 +60,15 @@ def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Pro
         data: rows of tasks, split and planned for.
         learned: the learner.
         progress: what is said meanwhile.
+        untrained: the learner before training.
 
     Returns:
-        `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of the single tasks, see
-        `score_name`.
+        `verdict`, a sentence; `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of
+        the single tasks, see `score_name`.
     """
     rows = data.parts.get("test")
     if rows is None:
-        return Result({"tables": None})
+        return Result({"tables": None, "verdict": ""})
     if rows.image:
         found = evaluate_images(learned, rows, config.ways, data.plan.sizes, data.plan.queries)
     else:
@@ -63,11 +76,11 @@ def score(config: Config, data: Prepared, learned: TrainedLearner, progress: Pro
             # Where a column says which tasks are for the test, they are the same for all seeds.
             seed = 0 if config.split_column else config.seed
             rows = rows_of(rows, np.random.default_rng(seed).permutation(len(rows.names))[:MOST_TASKS].tolist())
-        baselines = available_baselines() if config.evaluation.baselines else ()
-        found = evaluate(
-            learned, rows, data.plan.sizes, config.evaluation.draws, baselines=baselines, progress=progress
-        )
-    return Result({"tables": found.values}, found.scores)
+        with progress.timed("fitting the models to compare with"):
+            others = rivals_of(data) if config.evaluation.baselines else {}
+        sizes, draws = data.plan.sizes, config.evaluation.draws
+        found = evaluate(learned, rows, sizes, draws, others=others, untrained=untrained, progress=progress)
+    return Result({"tables": found.values, "verdict": verdict(found.values)}, found.scores)
 
 
 def score_name(method: str, metric: str, size: int | str) -> str:
@@ -131,7 +144,8 @@ def evaluate(
     sizes: Sequence[int],
     draws: int,
     *,
-    baselines: Sequence[str] = (),
+    others: Mapping[str, Rival] | None = None,
+    untrained: TrainedLearner | None = None,
     draw: Draw | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -142,12 +156,14 @@ def evaluate(
         rows: the tasks.
         sizes: of the support sets.
         draws: support sets of each size from each task.
-        baselines: names among `BASELINES`.
+        others: models that see the same rows, by name.
+        untrained: the learner before training.
         draw: draws them; `stratified` unless given.
         progress: told of each size.
 
     Returns:
         `rows`: for each method and size the mean over tasks of every metric, with the half-width of its 95 % interval;
+        `differences`: the same of the learner's score less the method's, of each task;
         `curves`: for each size every metric after 0, 1, ..., k inner steps; `tasks`: for each method and size every
         task's metrics; and the scores of the single tasks, see `score_name`.
 
@@ -155,11 +171,13 @@ def evaluate(
         InnerloopError: if no task is large enough for the smallest size.
     """
     methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
-    methods |= {name: partial(baseline_scores, name, rows.regression) for name in baselines}
+    if untrained is not None:
+        methods[UNTRAINED] = partial(_adapted_scores, untrained)
+    methods |= {name: partial(rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
     return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
 
 
-def evaluate_baselines(
+def evaluate_rivals(
     preparation: Preparation,
     rows: Rows,
     sizes: Sequence[int],
@@ -168,13 +186,15 @@ def evaluate_baselines(
     draw: Draw | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """The same for models that are fitted on each support set alone."""
-    methods: dict[str, Method] = {name: partial(baseline_scores, name, rows.regression) for name in BASELINES}
+    """The same for models that are fitted on each support set alone, without a learner beside them."""
+    methods: dict[str, Method] = {
+        name: partial(rival_scores, rival, 0) for name, rival in rivals.alone(rows.regression).items()
+    }
     return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
 
 
 def _evaluated(
-    methods: dict[str, Method],
+    methods: Mapping[str, Method],
     preparation: Preparation,
     rows: Rows,
     sizes: Sequence[int],
@@ -186,6 +206,8 @@ def _evaluated(
     order = np.argsort(rows.tasks, kind="stable")
     bounds = np.searchsorted(rows.tasks[order], np.arange(len(rows.names) + 1))
     table: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    own: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     by_task: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
@@ -196,8 +218,8 @@ def _evaluated(
             for task, name in enumerate(rows.names):
                 places = order[bounds[task] : bounds[task + 1]]
                 target = rows.target[places]
-                drawn = [draw(target, size, seed) for seed in range(draws)] if _enough(target, size) else []
-                drawn = [each for each in drawn if _judgeable(target[each[1]])]
+                drawn = [draw(target, size, seed) for seed in range(draws)] if enough(target, size) else []
+                drawn = [each for each in drawn if judgeable(target[each[1]])]
                 if not drawn:
                     continue
                 names.append(name)
@@ -211,12 +233,19 @@ def _evaluated(
             by_task.setdefault(method, {})[str(size)] = dict(zip(names, _by_task(final), strict=True))
             scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
             if method == OURS:
+                own = final
+            elif own:
+                less = {metric: np.subtract(own[metric], values) for metric, values in final.items()}
+                differences.append({"method": method, "size": size, "metrics": _summary(less)})
+            if method == OURS:
                 curves[str(size)] = {metric: np.mean(values, axis=0).tolist() for metric, values in metrics.items()}
     if not table:
         raise InnerloopError(
             f"No test task has more than {min(sizes)} rows; lower --evaluation.sizes, or hold out larger tasks."
         )
-    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": by_task}, scores)
+    return Result(
+        {"interval": SHARE, "rows": table, "differences": differences, "curves": curves, "tasks": by_task}, scores
+    )
 
 
 def evaluate_images(learned: TrainedLearner, rows: Rows, ways: int, shots: Sequence[int], queries: int) -> Result:
@@ -254,41 +283,16 @@ def _episode_scores(learned: TrainedLearner, drawn: ClassEpisodes, ways: int) ->
     return np.concatenate([scores(jax.random.key(i)) for i in range(EPISODES // 10)])
 
 
-def stratified(target: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A support set with the classes in proportion (one row of each at least), and the other rows.
-
-    Args:
-        target: labels as texts, or real targets, `[rows]`.
-        size: rows of the support set.
-        seed: of the draw.
-    """
-    random = np.random.default_rng((seed, size, len(target)))
-    if target.dtype.kind == "f":
-        order = random.permutation(len(target))
-        return order[:size], order[size:]
-    labels, y, counts = np.unique(target.astype(str), return_inverse=True, return_counts=True)
-    exact = counts / len(target) * size
-    share = np.maximum(np.floor(exact), 1).astype(int)
-    while share.sum() > max(size, len(labels)):
-        share[np.argmax(np.where(share > 1, share - exact, -np.inf))] -= 1
-    while share.sum() < size:
-        share[np.argmax(np.where(share < counts, exact - share, -np.inf))] += 1
-    parts = [random.permutation(np.flatnonzero(y == c)) for c in range(len(labels))]
-    support = np.concatenate([part[:n] for part, n in zip(parts, share, strict=True)])
-    query = np.concatenate([part[n:] for part, n in zip(parts, share, strict=True)])
-    return random.permutation(support), query
-
-
 def _adapted_scores(
     learned: TrainedLearner, x: Inputs, target: np.ndarray, drawn: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, list[float]]:
     """Every metric after 0, 1, ..., k inner steps, averaged over the draws of one task."""
-    encoded = [encoded_labels(learned, target[support]) for support, _ in drawn]
-    outputs = max(each[2] for each in encoded)
+    targets = [support_targets(learned, target[support]) for support, _ in drawn]
+    outputs = max(each.outputs for each in targets)
     size = padded_size(max(len(support) for support, _ in drawn))
     supports = [
-        pad(Inputs(*(each[support] for each in x)), y, size)[0]
-        for (support, _), (*_, y) in zip(drawn, encoded, strict=True)
+        pad(Inputs(*(each[support] for each in x)), given.y, size)[0]
+        for (support, _), given in zip(drawn, targets, strict=True)
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *supports)
     adapted = learner.adapt_tasks(learned.design, outputs, learned.meta, stacked, trajectory=True)
@@ -300,20 +304,14 @@ def _adapted_scores(
     scores = learner.outputs_of_members(learned.design, outputs, learned.meta, members, every.x)
     scores = np.asarray(scores)[:, :count].reshape(len(drawn), steps, count, -1)
     results: dict[str, list[list[float]]] = {}
-    for i, ((_, query), (labels, places, *_)) in enumerate(zip(drawn, encoded, strict=True)):
+    spread = spread_of(target)
+    for i, ((_, query), given) in enumerate(zip(drawn, targets, strict=True)):
         for step in range(steps):
-            chosen = scores[i, step, query][:, list(places)] if labels else scores[i, step, query, 0]
-            for name, value in metrics_of(target[query], labels, chosen).items():
+            rows = scores[i, step, query]
+            chosen = rows[:, list(given.places)] if given.labels else given.original(rows[:, 0])
+            for name, value in metrics_of(target[query], given.labels, chosen, spread).items():
                 results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
     return {name: [float(np.mean(each)) for each in values] for name, values in results.items()}
-
-
-def _enough(target: np.ndarray, size: int) -> bool:
-    return len(target) >= size + 2 and (target.dtype.kind == "f" or size >= len(set(target.tolist())))
-
-
-def _judgeable(target: np.ndarray) -> bool:
-    return len(target) >= 2 and len(set(target.tolist())) >= 2
 
 
 def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:

@@ -8,8 +8,9 @@ from typing import Any
 from innerloop.runs import plots
 from innerloop.runs.results import NORMAL_QUANTILE, Section, Table, measured
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.evaluation import OURS
+from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER
 from innerloop.workloads.tabular.training import Prepared
+from innerloop.workloads.tabular.verdict import OURS
 
 DIGITS = 3
 """Shown behind the point, of all metrics."""
@@ -47,7 +48,29 @@ def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
                 frozenset(i for i, method in enumerate(methods) if method == OURS),
             )
         )
-    return [*shown, *_steps(found)]
+    return [*shown, *_differences(found), *_steps(found)]
+
+
+def _differences(found: Mapping[str, Any]) -> list[Table]:
+    """The learner's first metric less that of each other method, of the same tasks."""
+    rows = found.get("differences")  # which older results lack
+    if not rows:
+        return []
+    metric = next(iter(rows[0]["metrics"]))
+    sizes, methods = (list(dict.fromkeys(row[name] for row in rows)) for name in ("size", "method"))
+    cells = {}
+    for row in rows:
+        mean, half_width = row["metrics"][metric]
+        cells[row["method"], row["size"]] = measured(mean, half_width, DIGITS, "+")
+    better = "below" if metric in LOWER_IS_BETTER else "above"
+    return [
+        Table(
+            f"{metric}: {OURS} less the other, task by task",
+            ("support size", *map(str, sizes)),
+            tuple((method, *(cells.get((method, size), "") for size in sizes)) for method in methods),
+            (f"mean ± 95 % interval; {better} 0 the learner is better",),
+        )
+    ]
 
 
 def _interval(found: Mapping[str, Any], values: Sequence[float]) -> tuple[float, float]:
@@ -85,6 +108,8 @@ def sections(data: Prepared, result: Mapping[str, Any], records: Sequence[Mappin
     ]
     learning = plots.learning_curves(records, {"query loss": lines}, unit="meta-step")
     shown = [] if not result["tables"] else [_scores(result["tables"])]
+    if result.get("verdict"):
+        shown.insert(0, Section("Does meta-learning help here?", f"<p><b>{escape(result['verdict'])}</b></p>"))
     return [
         *shown,
         Section(
@@ -112,17 +137,18 @@ def _scores(found: Mapping[str, Any]) -> Section:
     rows, parts = found["rows"], []
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     for metric in rows[0]["metrics"]:
-        figure, axis = plots.pyplot().subplots(figsize=(6.4, 3.2))
+        figure, axis = plots.pyplot().subplots(figsize=(7.6, 4.0))
         for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
             here = [row for row in rows if row["method"] == method and metric in row["metrics"]]
             means, widths = zip(*(_interval(found, row["metrics"][metric]) for row in here), strict=True)
             bars = [0.0 if math.isnan(width) else width for width in widths]
             beside = [row["size"] * 1.03**i for row in here]  # so that methods of one size do not hide each other
-            axis.errorbar(beside, means, bars, label=method, color=plots.COLOURS[i], marker="o")
+            colour, style = plots.COLOURS[i % len(plots.COLOURS)], ("-", "--", ":")[i // len(plots.COLOURS) % 3]
+            axis.errorbar(beside, means, bars, label=method, color=colour, linestyle=style, marker="o")
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.set(xlabel="support size", ylabel=metric)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
         parts.append(f"<h3>{escape(metric)}</h3><figure>{plots.as_svg(figure)}</figure>")
     return Section(
         "On tasks that training never saw", "".join(parts), "Means over test tasks with their 95 % interval."

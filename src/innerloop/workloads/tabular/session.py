@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from innerloop.runs.workload import StepInfo
 from innerloop.tabular.artifact import TrainedLearner, save
 from innerloop.tabular.fit import Fit
 from innerloop.tabular.prepare import Prepared, prepare
+from innerloop.tabular.selection import selected
 from innerloop.text import listed, nearest
 from innerloop.workloads.tabular import evaluation, loading, report, training
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.defaults import choices_of
+from innerloop.workloads.tabular.defaults import choices_of, resolved
 
 
 class TabularSession:
@@ -36,7 +38,7 @@ class TabularSession:
         self.settings = training.settings_of(config, data)
         self.tasks_per_step = config.training.meta_batch
         self.rates = {
-            "--training.learning-rate": config.training.learning_rate,
+            "--training.learning-rate": data.plan.schedule.learning_rate,
             "--learner.learning-rate": config.learner.learning_rate,
         }
         self.costs: dict[str, Any] = {}
@@ -44,15 +46,25 @@ class TabularSession:
         self._fitting = data.fitting()
 
     @classmethod
-    def open(cls, config: Config, progress: Progress) -> "TabularSession":
-        """Read the data, split them by task, and choose what the configuration leaves open."""
+    def open(cls, config: Config, progress: Progress, *, resolve: bool = False) -> "TabularSession":
+        """Read the data, split them by task, and choose what the configuration leaves open.
+
+        Args:
+            config: a checked configuration.
+            progress: told what is read and chosen.
+            resolve: whether validation tasks choose the design, and the choice is kept in the configuration.
+        """
         if not Path(config.data).exists():
             near = [entry.name for entry in Path(config.data).parent.glob("*")]
             raise InnerloopError(f"There is no file or folder {config.data}; {nearest(Path(config.data).name, near)}")
         machine.set_up(1)
         with progress.timed(f"reading {config.data}"):
             loaded = loading.load(config)
-        data = prepare(loaded.rows, choices_of(config))
+        with progress.timed("fitting features and the pooled model"):
+            data = prepare(loaded.rows, choices_of(config))
+        if resolve:
+            data = selected(data, progress.say)
+            config = resolved(config, data.plan.design)
         return cls(config, data, (*loaded.reasons, *loaded.rows.notes), progress)
 
     def describe(self) -> list[str]:
@@ -75,7 +87,8 @@ class TabularSession:
         return training.train(self.config, self.data, self._fitting, state, self.progress)
 
     def evaluate(self, state: Fit) -> Result:
-        found = evaluation.score(self.config, self.data, self._learner(state), self.progress)
+        untrained = self.data.learned(self._fitting.start(self.config.seed).best)
+        found = evaluation.score(self.config, self.data, self._learner(state), self.progress, untrained)
         values = {"best_step": int(state.best_step), "settings": asdict(self.config.evaluation), **found.values}
         return Result(values, found.scores)
 
@@ -83,9 +96,10 @@ class TabularSession:
         return report.tables(result, self.config)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        if self.config.evaluation.baselines and not evaluation.available_baselines():
-            return ["no baselines: they need scikit-learn; install it with: pip install 'innerloop[tabular]'"]
-        return []
+        verdict = [result["verdict"]] if result.get("verdict") else []
+        if self.config.evaluation.baselines and not find_spec("sklearn"):
+            return [*verdict, "no baselines: they need scikit-learn; install it with: pip install 'innerloop[tabular]'"]
+        return verdict
 
     def sections(self, state: Fit, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Section]:
         return report.sections(self.data, result, records)
@@ -94,8 +108,7 @@ class TabularSession:
         save(self._learner(state, self._facts(result)), folder)
 
     def _learner(self, state: Fit, facts: Mapping[str, Any] | None = None) -> TrainedLearner:
-        plan = self.data.plan
-        return TrainedLearner(plan.design, self.data.preparation, state.best, plan.labels, dict(facts or {}))
+        return self.data.learned(state.best, facts)
 
     def _facts(self, result: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the model card says."""
@@ -107,6 +120,7 @@ class TabularSession:
             "target": config.target,
             "task_column": config.task_column,
             "data": {"file": Path(config.data).name, **counts},
+            "verdict": measured.get("verdict", ""),
             "scores": (measured.get("tables") or {}).get("rows", []),
             "meta_steps": measured.get("meta_steps"),
             "seed": config.seed,

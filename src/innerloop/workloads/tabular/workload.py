@@ -33,7 +33,7 @@ class Tabular:
     def open(self, config: Config, progress: Progress, *, resolve: bool) -> "TabularSession":
         from innerloop.workloads.tabular.session import TabularSession
 
-        return TabularSession.open(config, progress)
+        return TabularSession.open(config, progress, resolve=resolve)
 
     def comparables(
         self, config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]

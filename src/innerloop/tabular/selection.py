@@ -1,0 +1,85 @@
+"""Which design suits these tasks: a few are trained for a while, and validation tasks decide.
+
+What is compared is the loss on query rows of validation tasks, the same episodes for all: cross-entropy, or the squared
+error relative to the variance of an episode's targets, which does not depend on the units that a design computes in.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from innerloop.tabular.design import Design
+from innerloop.tabular.plan import STEPS
+from innerloop.tabular.prepare import Prepared
+
+SHARE = 0.2
+"""Of the meta-steps of the schedule, that a candidate is trained for."""
+LEAST_STEPS = 40
+WORTH = 0.01
+"""How much lower, relatively, the loss of a later candidate must be: the rest is chance, in short trainings."""
+
+
+class Candidate(NamedTuple):
+    """A design that is tried.
+
+    Attributes:
+        name: what is told of it.
+        design: the design.
+    """
+
+    name: str
+    design: Design
+
+
+def candidates(data: Prepared) -> list[Candidate]:
+    """The designs that are possible where the user left the choice open, the first one being what is planned."""
+    planned, choices = data.plan.design, data.choices
+    if planned.image is not None or planned.start != "shrunk" or choices.start != "auto":
+        return [Candidate("as planned", planned)]
+    common = "trees and network" if planned.pooled else "network"
+    found = [Candidate(f"{common}, moved towards the task", planned)]
+    if planned.pooled and choices.pooled == "auto":
+        found.append(Candidate("network alone, moved towards the task", replace(planned, pooled=0)))
+    if planned.kind == "regression" and choices.targets == "auto":
+        found.append(Candidate("the same in units of each support set", replace(planned, pooled=0, targets="support")))
+    if planned.kind == "classification" and choices.steps < 0:
+        prototypes = replace(planned, pooled=0, start="prototypes", steps=STEPS)
+        found.append(Candidate(f"class means and {STEPS} inner steps", prototypes))
+    return found
+
+
+def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE) -> Prepared:
+    """The data with the design that validation tasks prefer.
+
+    Args:
+        data: with the design that was planned.
+        say: told of each candidate and its loss.
+        share: of the meta-steps of the schedule that a candidate is trained for.
+
+    Returns:
+        The same data if there is nothing to choose or no validation task.
+    """
+    tried = candidates(data)
+    if len(tried) < 2 or "valid" not in data.parts:
+        return data
+    scores = [_score(data.designed(each.design), share) for each in tried]
+    best = 0
+    for i, score in enumerate(scores):
+        if score < scores[best] * (1 - WORTH):
+            best = i
+    for i, (each, score) in enumerate(zip(tried, scores, strict=True)):
+        say(f"  tried: {each.name}: loss {score:.4f} on validation tasks{' (chosen)' if i == best else ''}")
+    return data.designed(
+        tried[best].design, f"design: {tried[best].name}, the best of {len(tried)} on validation tasks"
+    )
+
+
+def _score(data: Prepared, share: float) -> float:
+    """The lowest validation loss of a short training."""
+    fitting = data.fitting()
+    fit = fitting.start(data.choices.seed)
+    length = max(int(share * fitting.schedule.iterations), min(LEAST_STEPS, fitting.schedule.iterations))
+    fit = fitting.limited(fit, length)
+    for now, _ in fitting.run(fit):
+        fit = now
+    return float(fit.best_loss)
