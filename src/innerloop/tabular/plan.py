@@ -128,7 +128,7 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
     start = choices.start
     if start == "auto":
         start = "shrunk" if rows.regression else "prototypes"
-        why = (
+        why = "what all tasks share, moved to the task" if rows.regression else "class means, even from few rows"
             "what all tasks share, moved to the task" if rows.regression else "class means, from few rows of each class"
         )
         reasons.append(f"head: starts from {start} ({why})")
