@@ -129,8 +129,6 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
     if start == "auto":
         start = "shrunk" if rows.regression else "prototypes"
         why = "what all tasks share, moved to the task" if rows.regression else "class means, even from few rows"
-            "what all tasks share, moved to the task" if rows.regression else "class means, from few rows of each class"
-        )
         reasons.append(f"head: starts from {start} ({why})")
     steps = choices.steps if choices.steps >= 0 else 0 if start == "shrunk" else STEPS
     pooled = start == "shrunk" and _trees(choices, rows, inputs, bool(labels) or rows.regression)
