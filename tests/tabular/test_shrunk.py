@@ -94,4 +94,6 @@ def test_a_common_head_begins_as_the_ridge_regression_of_all_rows():
 
 def test_layers_that_the_inner_loop_adapts_are_refused():
     with pytest.raises(InnerloopError, match="adapts the head alone"):
-        Design(start="shrunk", adapted=(8,)).require()
+        Design("regression", start="shrunk", adapted=(8,)).require()
+    with pytest.raises(InnerloopError, match="for regression only"):
+        Design(start="shrunk").require()

@@ -159,7 +159,6 @@ def logistic(features: Array, targets: Array, weight: Array, mean: Array) -> Arr
     def solved(matrix: Array) -> Callable[[Array], Array]:
         return lambda error: jax.scipy.linalg.solve(matrix, error, assume_a="pos")
 
-    # One factorisation, used again and again: two of 128 rows at a time, on several threads, give NaN or never end.
     mean_, features_, gram_, matrix_ = lax.stop_gradient((mean, features, gram, matrix))
     found = jnp.zeros((gram.shape[0], targets.shape[1]), features.dtype)
     for _ in range(NEWTON_STEPS - DIFFERENTIATED):
