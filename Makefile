@@ -1,7 +1,7 @@
 # Everything sets itself up: only Python 3.11 or newer and make are needed.
 #
 #   make demo      meta-train on sinusoids, evaluate, write a report (about a minute)
-#   make test      lint, types, layers, documentation examples, every test (under 14 minutes on two cores)
+#   make test      lint, types, layers, documentation examples, every test (aim: 14 minutes on two idle cores)
 #   make quick     lint and the quick tests of what differs from main (SINCE=COMMIT for something else), no training
 #   make docs      the documentation, warnings as errors
 #   make results   the tables of README.md and docs/results.md, from benchmarks/results/
