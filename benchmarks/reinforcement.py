@@ -58,7 +58,7 @@ def returns_section() -> list[str]:
         "",
         "Mean undiscounted return on the 40 test goals of the paper before adaptation and after 1, 2 and 3 updates, "
         "with its 95 % interval: over goals for one seed, as published; over seeds (Student's t) for several. *Short "
-        "by* is how far the end of our interval is below the published mean after 1 / 2 / 3 updates. `innerloop "
+        "by* is how far our mean is below the published mean after 1 / 2 / 3 updates. `innerloop "
         "recipes` says where a recipe departs from the published settings.",
         "",
         "| | before | after 1 | after 2 | after 3 | short by | iterations | training, each |",
@@ -113,7 +113,7 @@ def settings_of(run: dict[str, Any]) -> str:
 def ours_beside(method: str, settings: str, found: list[tuple[dict[str, Any], np.ndarray]], figures: list[Any]) -> str:
     """A row of the table."""
     means, half = interval_of([values for _, values in found])
-    short = [figure.value - mean - width for figure, mean, width in zip(figures, means, half, strict=False)]
+    short = [figure.value - mean for figure, mean in zip(figures, means, strict=False)]
     after = short[1:] or short  # the oracle is not adapted
     cells = [f"{mean:.1f} ± {width:.1f}" for mean, width in zip(means, half, strict=True)][:4]
     run = found[0][0]
