@@ -125,6 +125,8 @@ def _finish(
 
 def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, Any]:
     """A new evaluation, which is kept."""
+    from innerloop.runs import skips
+
     found = session.evaluate(state)
     config = session.config
     result = {
@@ -136,7 +138,8 @@ def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, A
         "commit": machine.commit(),
         **found.values,
     }
-    result["remarks"] = session.remarks(result, run.records())
+    records = run.records()
+    result["remarks"] = [*session.remarks(result, records), *skips.remarks(records, run, session.unit)]
     run.write_result(result, found.scores)
     return run.result() or _lost(run)
 

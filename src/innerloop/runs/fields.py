@@ -35,6 +35,8 @@ class Saving:
     """time between checkpoints"""
     keep: Count = 2
     """checkpoints kept"""
+    skip_limit: Count = 20
+    """steps in a row without a finite meta-gradient, which are skipped, after which training stops"""
     to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """where metrics go beside the run directory's metrics.jsonl"""
 
