@@ -91,6 +91,26 @@ class Algorithm(NamedTuple):
         """Whether it changes over training, and so must know how long that is."""
         return self.objective.needs_progress or self.outer.cosine or isinstance(self.adjoint, Annealed)
 
+    def bounded(self, *, growth: float = 0.0, norm: float = 0.0) -> "Algorithm":
+        """The same row with a bound on the inner gradient, see `rules.bounded`.
+
+        Args:
+            growth: the largest norm of an inner gradient, relative to that of the task's first; 0 for no bound.
+            norm: the largest norm of an inner gradient; 0 for no bound.
+
+        Raises:
+            InnerloopError: if both are given, or the row finds prototypes, whose one step must not be scaled.
+        """
+        if not (growth or norm):
+            return self
+        if self.network == "prototypes":
+            raise InnerloopError(
+                "Prototypes are found by one exact step, which must not be scaled; leave the bound out."
+            )
+        return self._replace(
+            rule=lambda rate, steps: rules.bounded(self.rule(rate, steps), growth=growth or None, norm=norm or None)
+        )
+
     def __call__(
         self,
         model: Model,

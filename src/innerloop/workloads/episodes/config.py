@@ -115,6 +115,10 @@ class Inner:
     """step size on the mean loss of the support set"""
     steps: Whole = 1
     """updates in training"""
+    bound_growth: NotNegative = 0.0
+    """largest norm of an inner gradient relative to the task's first, in training and at test; 0 for no bound"""
+    bound_norm: NotNegative = 0.0
+    """largest norm of an inner gradient, in training and at test; 0 for no bound"""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class Variant:
     """imaml: largest number of steps of the conjugate gradient"""
     tolerance: Inside = 1e-4
     """imaml: relative residual at which the linear system counts as solved"""
+    line_search: bool = False
+    """imaml: whether an inner step that does not lower the inner loss is not taken, and the step size searched"""
     radius: Positive = 0.05
     """sharp-maml: distance at which the meta-gradient is taken"""
     first_order_until: Inside = 1 / 3
@@ -220,6 +226,8 @@ def check(config: Config) -> None:
         raise InnerloopError(
             f"--network.widths is {config.network.widths}; the blocks of a convnet have the same number of filters."
         )
+    if config.inner.bound_growth and config.inner.bound_norm:
+        raise InnerloopError("--inner.bound-growth and --inner.bound-norm exclude each other; leave one of them out.")
     if not config.evaluation.shots or min(config.evaluation.shots) < 1:
         raise InnerloopError(
             f"--evaluation.shots is {config.evaluation.shots}; give at least one number, each at least 1."

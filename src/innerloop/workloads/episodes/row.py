@@ -35,6 +35,7 @@ def varied(config: Config) -> Algorithm:
         "regularisation": isinstance(adjoint, Implicit),
         "solver_steps": isinstance(adjoint, Implicit),
         "tolerance": isinstance(adjoint, Implicit),
+        "line_search": isinstance(adjoint, Implicit),
         "radius": row.outer.radius > 0,
         "first_order_until": isinstance(adjoint, Annealed),
         "all_steps_until": row.objective.needs_progress,
@@ -49,7 +50,9 @@ def varied(config: Config) -> Algorithm:
     elif isinstance(adjoint, Annealed):
         adjoint = replace(adjoint, anneal_fraction=variant.first_order_until)
     elif isinstance(adjoint, Implicit):
-        adjoint = Implicit(variant.regularisation, ConjugateGradient(variant.solver_steps, variant.tolerance))
+        solver = ConjugateGradient(variant.solver_steps, variant.tolerance)
+        adjoint = Implicit(variant.regularisation, solver, variant.line_search)
+    row = row.bounded(growth=config.inner.bound_growth, norm=config.inner.bound_norm)
     return row._replace(
         adjoint=adjoint,
         objective=multi_step(variant.all_steps_until) if row.objective.needs_progress else row.objective,
