@@ -192,7 +192,7 @@ def test_a_bounded_rule_learns_and_counts_what_it_did_and_has_a_derivative_at_ze
 
 @pytest.mark.parametrize("bounds", [{}, {"growth": 1.0, "norm": 1.0}, {"growth": 0.0}, {"norm": float("nan")}])
 def test_a_bound_that_is_none_is_refused(bounds):
-    with pytest.raises(InnerloopError, match="one bound|needs a positive number"):
+    with pytest.raises(InnerloopError, match=r"one bound|needs a positive number"):
         rules.bounded(rules.sgd(0.1), **bounds)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from innerloop import tasks
+from innerloop import models, tasks
 from innerloop.core import losses
 from innerloop.core.algorithms import Algorithm, MetaLearner
 from innerloop.core.algorithms.learner import partitioned
@@ -98,6 +98,13 @@ class Experiment:
     def diagnostics(self) -> Diagnostics | None:
         """What is computed where training is logged, beside the metrics of every step: for `outer.repeat`."""
         return self.learner.diagnostics
+
+    @property
+    def losses_together(self) -> dict[str, Loss]:
+        """The same of several members of an ensemble, along a leading axis of the parameters."""
+        probabilities = self.config.kind == "classification"
+        together = models.ensemble(self.model, probabilities=probabilities)
+        return _judges(self.config, together, losses.cross_entropy if probabilities else losses.squared_error)
 
     def initial_state(self) -> MetaState:
         """The state before the first meta-step, which the seed fixes."""
@@ -196,16 +203,19 @@ def assemble(config: Config, data: Data) -> Experiment:
         running_decay=config.network.running_decay,
         **sizes,
     )
-    model = learner.model
+    return Experiment(config, row, learner, _judges(config, learner.model, criterion), layout, data)
+
+
+def _judges(config: Config, model: Model, criterion: losses.Criterion) -> dict[str, Loss]:
+    """The losses by which query sets are evaluated at test, by name."""
+    chosen = config.network.normalisation
     if chosen == "none":
-        eval_losses = {"query": learner.query_loss}
-    else:
-        inductive = "running" if chosen == "running" else "support"
-        eval_losses = {
-            "transductive": losses.supervised(model, criterion),
-            "inductive": losses.supervised(model, criterion, inductive),
-        }
-    return Experiment(config, row, learner, eval_losses, layout, data)
+        return {"query": losses.supervised(model, criterion)}
+    inductive = "running" if chosen == "running" else "support"
+    return {
+        "transductive": losses.supervised(model, criterion),
+        "inductive": losses.supervised(model, criterion, inductive),
+    }
 
 
 def load_data(config: Config, announce: Callable[[str], None]) -> Data:

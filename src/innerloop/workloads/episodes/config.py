@@ -179,6 +179,9 @@ class Evaluation:
     """inner steps at test"""
     seed: Whole = 1
     """fixes the test tasks"""
+    ensemble: Annotated[int, Bounds(0, 5)] = 0
+    """how many of the checkpoints best on validation tasks predict together, each adapted on its own, in a row more;
+    0 for none. MAML++ is published with 5"""
     baselines: bool = True
     """whether to compare with training from scratch and with pre-training on all tasks"""
     baseline_iterations: Count = 2000

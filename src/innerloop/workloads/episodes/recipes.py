@@ -53,7 +53,7 @@ def sinusoid() -> Config:
         inner=Inner(learning_rate=0.001, steps=1),
         outer=Outer(iterations=70_000, meta_batch=25, learning_rate=1e-3),
         evaluation=Evaluation(shots=(5, 10, 20), queries=100, steps=10, baseline_iterations=20_000),
-        log=Log(every=1000),
+        log=Log(every=1000, validate_every=5),
     )
 
 
@@ -63,7 +63,7 @@ def demo() -> Config:
         full,
         outer=replace(full.outer, iterations=20_000),
         evaluation=replace(full.evaluation, shots=(5, 10), baseline_iterations=5_000),
-        log=Log(every=500),
+        log=Log(every=500, validate_every=4),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from innerloop.rl import RLState
 from innerloop.runs import codec, machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import StepInfo
@@ -67,7 +68,7 @@ class ReinforcementSession:
     def steps(self, state: RLState) -> Iterator[StepInfo]:
         return training.train(self.experiment, state, self.progress)
 
-    def evaluate(self, state: RLState) -> Result:
+    def evaluate(self, state: RLState, best: Sequence[Validated] = ()) -> Result:
         return scoring.score(self.experiment, state.meta, self.progress)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:

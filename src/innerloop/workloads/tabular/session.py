@@ -8,6 +8,7 @@ from typing import Any
 
 from innerloop.errors import InnerloopError
 from innerloop.runs import machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import StepInfo
@@ -86,7 +87,7 @@ class TabularSession:
     def steps(self, state: Fit) -> Iterator[StepInfo]:
         return training.train(self.config, self.data, self._fitting, state, self.progress)
 
-    def evaluate(self, state: Fit) -> Result:
+    def evaluate(self, state: Fit, best: Sequence[Validated] = ()) -> Result:
         untrained = self.data.learned(self._fitting.start(self.config.seed).best)
         found = evaluation.score(self.config, self.data, self._learner(state), self.progress, untrained)
         values = {"best_step": int(state.best_step), "settings": asdict(self.config.evaluation), **found.values}
