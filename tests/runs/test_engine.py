@@ -102,7 +102,9 @@ def test_the_best_on_validation_tasks_are_kept_and_a_damaged_one_is_passed_over(
 
 
 def test_where_validation_gets_no_better_training_ends_for_good(tmp_path, capsys):
-    config = toy.Config(run_dir=str(tmp_path / "run"), iterations=4000, log=toy.Log(patience=3, checkpoint_seconds=99.0))
+    config = toy.Config(
+        run_dir=str(tmp_path / "run"), iterations=4000, log=toy.Log(patience=3, checkpoint_seconds=99.0)
+    )
     for _ in range(2):
         assert engine.train(toy.WORKLOAD, config, report=False) == 0
         assert "has not got better for 3 validations: training ends here" in capsys.readouterr().out
