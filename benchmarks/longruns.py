@@ -90,6 +90,13 @@ SUPERVISED = (
         for each in ("fomaml", "")
     ),
 )
+AS_PUBLISHED = (
+    Row("omniglot-5way-1shot", 100_000, 0, ("--published", *PATIENT), "published", "reptile"),
+    Row("omniglot-5way-1shot", 20_000, 0, ("--published", *PATIENT), "published", "imaml"),
+    Row("omniglot-5way-1shot", SCHEDULE, 0, ("--published", *PATIENT), "published", "meta-sgd"),
+    Row("omniglot-5way-1shot", SCHEDULE, 0, ("--published", *PATIENT), "published", "boil"),
+    Row("omniglot-20way-1shot", SCHEDULE, 0, PATIENT, algorithm="anil"),
+)
 REINFORCEMENT = (
     *(Row("rl-navigation-2d", 100, seed) for seed in range(3)),
     *(Row("rl-cheetah-direction", 100, seed, ALONE) for seed in range(3)),
@@ -103,7 +110,7 @@ REINFORCEMENT = (
 )
 
 
-ROWS = (*REINFORCEMENT, *SUPERVISED)
+ROWS = (*REINFORCEMENT, *SUPERVISED, *AS_PUBLISHED)
 
 
 class Standing(NamedTuple):

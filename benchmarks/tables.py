@@ -82,7 +82,11 @@ def beside(table: dict[str, Any], name: str, judge: str) -> dict[str, Any] | Non
 
 def of_schedule(result: dict[str, Any]) -> str:
     """The meta-steps taken, and which share of the recipe's schedule they are where that was not all of it."""
-    taken, planned = result["meta_steps"], RECIPES[result["recipe"]].make().outer.iterations
+    recipe, taken = RECIPES[result["recipe"]], result["meta_steps"]
+    settings = (
+        recipe.published_settings(result["algorithm"]) if "--published" in result["environment"]["command"] else {}
+    )
+    planned = settings.get("outer.iterations", recipe.make().outer.iterations)
     return f"{taken:,}" if taken >= planned else f"{taken:,} of {planned:,} ({100 * taken / planned:.0f} %)"
 
 

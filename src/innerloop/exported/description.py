@@ -8,7 +8,7 @@ from innerloop.artifacts import CONFIG, WEIGHTS
 from innerloop.models import NetworkDescription
 from innerloop.pictures import ImageFormat
 
-LATER = ("line_search", "bound_growth", "bound_norm")
+LATER = ("inner_optimizer", "line_search", "bound_growth", "bound_norm")
 """Fields that models of before did not have, and in which they are as the default says."""
 
 
@@ -21,6 +21,7 @@ class Description:
         task: what is predicted.
         algorithm: a row of the table of algorithms.
         inner_rate: the (initial) inner step size.
+        inner_optimizer: gradient descent, or Adam without momentum.
         steps: inner steps in training.
         test_steps: inner steps at adaptation.
         normalisation: whose statistics normalise a query batch: its own, the support set's, running averages.
@@ -40,6 +41,7 @@ class Description:
     task: Literal["classification", "regression"]
     algorithm: str = "maml"
     inner_rate: float = 0.01
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
     steps: int = 1
     test_steps: int = 10
     normalisation: Literal["none", "transductive", "support", "running"] = "none"

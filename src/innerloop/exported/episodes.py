@@ -210,6 +210,8 @@ def rebuilt(description: Description) -> MetaLearner:
     row = algorithms.algorithm(description.algorithm)
     if isinstance(row.adjoint, Implicit):
         row = row._replace(adjoint=Implicit(description.regularisation, line_search=description.line_search))
+    if description.inner_optimizer == "adam":
+        row = row.with_adam()
     row = row.bounded(growth=description.bound_growth, norm=description.bound_norm)
     return row(
         models.from_description(description.network),

@@ -139,6 +139,13 @@ class Experiment:
         return said
 
     def training_tasks(self) -> TaskDistribution:
+        """The tasks of training, each inner step on as many support examples as are configured."""
+        inner = self.config.inner
+        whole = self.whole_training_tasks()
+        return tasks.Minibatched(whole, inner.steps, inner.batch) if inner.batch else whole
+
+    def whole_training_tasks(self) -> TaskDistribution:
+        """The same with one support set for all inner steps."""
         return self.distribution("train", self.config.tasks.shots, self.config.tasks.queries)
 
     def require_tasks(self) -> None:
@@ -194,7 +201,7 @@ def assemble(config: Config, data: Data) -> Experiment:
         criterion,
         inner_rate=inner.learning_rate,
         steps=inner.steps,
-        optimizer=base_optimizer(config, falls=outer.schedule == "cosine" and not row.outer.cosine),
+        optimizer=base_optimizer(config, falls=not row.outer.cosine),
         meta_batch=outer.meta_batch,
         iterations=outer.iterations,
         layout=layout,
@@ -229,9 +236,13 @@ def load_data(config: Config, announce: Callable[[str], None]) -> Data:
 
 
 def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformation:
-    """The configured outer optimiser, its step size falling along a cosine or constant."""
+    """The configured outer optimiser, with its schedule if it `falls`, or else a constant step size."""
     outer = config.outer
-    rate = optax.cosine_decay_schedule(outer.learning_rate, outer.iterations) if falls else outer.learning_rate
+    rate: optax.ScalarOrSchedule = outer.learning_rate
+    if falls and outer.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(outer.learning_rate, outer.iterations)
+    elif falls and outer.schedule == "linear":
+        rate = optax.linear_schedule(outer.learning_rate, 0.0, outer.iterations)
     optimizer = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer](rate)
     return optax.chain(optax.clip(outer.clip), optimizer) if outer.clip else optimizer
 
@@ -239,5 +250,5 @@ def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformati
 def outer_optimizer(config: Config) -> optax.GradientTransformation:
     """The configured outer optimiser where no algorithm adds to it; running averages follow their own rate."""
     running = config.network.running_decay if config.network.normalisation == "running" else None
-    optimizer = base_optimizer(config, falls=config.outer.schedule == "cosine")
+    optimizer = base_optimizer(config, falls=True)
     return partitioned(optimizer, rule_share=1.0, running_decay=running)

@@ -115,6 +115,10 @@ class Inner:
     """step size on the mean loss of the support set"""
     steps: Whole = 1
     """updates in training"""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """gradient descent, or Adam without momentum (its first decay 0), as Reptile takes it"""
+    batch: Whole = 0
+    """support examples of an inner step in training, drawn without replacement; 0: all"""
     bound_growth: NotNegative = 0.0
     """largest norm of an inner gradient relative to the task's first, in training and at test; 0 for no bound"""
     bound_norm: NotNegative = 0.0
@@ -133,8 +137,8 @@ class Outer:
     """outer optimiser"""
     learning_rate: Positive = 1e-3
     """its step size"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """course of the step size over the iterations"""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """course of the step size over the iterations: constant, or falling to 0"""
     clip: NotNegative = 0.0
     """largest absolute value of an entry of the meta-gradient; 0 for no bound"""
 

@@ -53,6 +53,7 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
         task=config.kind,
         algorithm=config.algorithm,
         inner_rate=config.inner.learning_rate,
+        inner_optimizer=config.inner.optimizer,
         steps=config.inner.steps,
         test_steps=config.evaluation.steps,
         normalisation=config.network.normalisation,

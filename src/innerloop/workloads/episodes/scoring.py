@@ -247,7 +247,7 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
     params_key, run_key, head_key = jax.random.split(_key(BASELINE_SEED + config.seed), 3)
     if config.kind == "regression":
         model, loss, batch = experiment.model, experiment.loss, config.outer.meta_batch
-        source = experiment.training_tasks()
+        source = experiment.whole_training_tasks()
     else:
         images = (experiment.data.parts or {})["train"]
         classes, labels = np.unique(images.y, return_inverse=True)
