@@ -97,6 +97,30 @@ AS_PUBLISHED = (
     Row("omniglot-5way-1shot", SCHEDULE, 0, ("--published", *PATIENT), "published", "boil"),
     Row("omniglot-20way-1shot", SCHEDULE, 0, PATIENT, algorithm="anil"),
 )
+# What a user should take at 20 ways is found on validation tasks: each for a twentieth of the schedule, which its
+# annealing and its cosine know of.
+SEARCHED = 3_000
+RATES_AT_TWENTY = (0.1, 0.5, 2.0)
+TWENTY_WAYS = (
+    *(
+        Row(
+            "omniglot-20way-1shot",
+            SEARCHED,
+            0,
+            (f"--inner.learning-rate={rate}", "--evaluation.no-baselines", *flags),
+            "-".join(part for part in ("short", f"rate{rate:g}", *(flag.split("=")[1] for flag in flags)) if part),
+            algorithm,
+        )
+        for rate in RATES_AT_TWENTY
+        for algorithm, flags in (
+            ("", ()),
+            ("", ("--outer.schedule=cosine",)),
+            ("maml+da", ()),
+            ("maml+da", ("--outer.schedule=cosine",)),
+            ("fomaml", ()),
+        )
+    ),
+)
 REINFORCEMENT = (
     *(Row("rl-navigation-2d", 100, seed) for seed in range(3)),
     *(Row("rl-cheetah-direction", 100, seed, ALONE) for seed in range(3)),
@@ -110,7 +134,7 @@ REINFORCEMENT = (
 )
 
 
-ROWS = (*REINFORCEMENT, *SUPERVISED, *AS_PUBLISHED)
+ROWS = (*REINFORCEMENT, *SUPERVISED, *AS_PUBLISHED, *TWENTY_WAYS)
 
 
 class Standing(NamedTuple):
@@ -172,7 +196,7 @@ def status(rows: Sequence[Row], runs: Path, results: Path) -> list[str]:
             said = f"{at.done}/{row.iterations} iterations, " + (
                 "not yet timed" if remaining is None else f"about {duration(remaining)} of training left"
             )
-        lines.append(f"{row.name:<44}{said}")
+        lines.append(f"{row.name:<58}{said}")
     more = f", and {unknown} not yet timed" if unknown else ""
     return [*lines, f"{sum(not at.recorded for at in standings)} left: about {duration(left)} of training{more}"]
 

@@ -142,7 +142,7 @@ def test_reptile_as_published_takes_minibatches_and_adam_and_steps_that_fall():
         params, second = meta, jax.tree.map(jnp.zeros_like, meta)
         for t in range(5):
             batch = jax.tree.map(lambda leaf, t=t: leaf[t], task.support.batches)
-            slope = jax.grad(lambda params, batch=batch: experiment.loss(params, batch, key)[0])(params)
+            slope = jax.grad(lambda params, batch=batch: experiment.loss(params, batch, state.key)[0])(params)
             second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, slope)
             taken = lambda p, v, g, t=t: p - 0.02 * g / jnp.sqrt(v / (1 - 0.999 ** (t + 1)) + 1e-16)  # noqa: E731
             params = jax.tree.map(taken, params, second, slope)

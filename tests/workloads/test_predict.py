@@ -11,8 +11,8 @@ import innerloop as il
 from innerloop.cli import main as cli
 from innerloop.exported import episodes
 from innerloop.models import NetworkDescription
-from innerloop.runs.codec import changed
 from innerloop.pictures import ImageFormat
+from innerloop.runs.codec import changed
 from innerloop.types import Examples, Meta
 from innerloop.workloads.episodes import predict
 from innerloop.workloads.episodes.build import Data, assemble
