@@ -51,7 +51,9 @@ class Log(Saving):
 
 @dataclass(frozen=True)
 class ValidatedLog(Log):
-    """What is recorded along the way. Nothing here changes a result."""
+    """What is recorded along the way. Nothing here changes a result, but that patience may end training early."""
 
     validate_every: Whole = 0
     """records between validations on held-out tasks; 0 for none"""
+    patience: Whole = 0
+    """validations in a row without a better score after which training ends; 0: it goes on"""
