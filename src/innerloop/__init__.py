@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         Adjoint,
         Examples,
         InnerRule,
+        InnerState,
         Loss,
         Meta,
         MetaLoss,
         Objective,
         PerStep,
+        StatefulLoss,
         Task,
         TaskDistribution,
     )
@@ -48,7 +50,8 @@ _HOMES = {
     "errors": "InnerloopError",
     "exported": "load",
     "tabular.estimator": "FewShotClassifier FewShotRegressor TabularMetaLearner",
-    "types": "Adapted Adjoint Examples InnerRule Loss Meta MetaLoss Objective PerStep Task TaskDistribution",
+    "types": "Adapted Adjoint Examples InnerRule InnerState Loss Meta MetaLoss Objective PerStep StatefulLoss "
+    "Task TaskDistribution",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = {

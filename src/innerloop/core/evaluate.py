@@ -10,9 +10,22 @@ from jax import Array, lax
 
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import FirstOrder
+from innerloop.core.checks import judged
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import sample_task
-from innerloop.types import Adjoint, InnerRule, Loss, Meta, Metrics, Params, PRNGKey, Task, TaskDistribution
+from innerloop.types import (
+    Adjoint,
+    InnerRule,
+    Loss,
+    Meta,
+    Metrics,
+    Params,
+    PRNGKey,
+    State,
+    StatefulLoss,
+    Task,
+    TaskDistribution,
+)
 
 
 class Summary(NamedTuple):
@@ -23,14 +36,14 @@ class Summary(NamedTuple):
 
 
 def adaptation_curve(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     meta: Meta,
     task: Task,
     key: PRNGKey,
     *,
     rule: InnerRule,
     steps: int,
-    query_losses: Mapping[str, Loss],
+    query_losses: Mapping[str, Loss | StatefulLoss],
     adjoint: Adjoint = FirstOrder(),
 ) -> Metrics:
     """Query losses and metrics of one task after 0, 1, ..., `steps` inner steps.
@@ -51,18 +64,19 @@ def adaptation_curve(
     adapt_key, query_key = jax.random.split(key)
     adapted = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
 
-    def scores_of(params: Params) -> Metrics:
+    def scores_of(point: tuple[Params, State]) -> Metrics:
         scores = {}
+        params, state = point
         for name, query_loss in query_losses.items():
-            value, metrics = query_loss(params, task.query, query_key)
+            value, metrics = judged(query_loss, state)(params, task.query, query_key)
             scores |= {f"{name}/{metric}": number for metric, number in {"loss": value, **metrics}.items()}
         return scores
 
-    return lax.map(scores_of, adapted.trajectory)
+    return lax.map(scores_of, (adapted.trajectory, adapted.states))
 
 
 def evaluate(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     meta: Meta,
     tasks: TaskDistribution,
     key: PRNGKey,
@@ -70,7 +84,7 @@ def evaluate(
     rule: InnerRule,
     steps: int,
     num_tasks: int = 600,
-    query_losses: Mapping[str, Loss] | None = None,
+    query_losses: Mapping[str, Loss | StatefulLoss] | None = None,
     layout: Layout = Layout(),
     adjoint: Adjoint = FirstOrder(),
 ) -> dict[str, Array]:

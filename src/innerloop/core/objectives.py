@@ -6,18 +6,18 @@ from jax import lax
 
 from innerloop.core.trees import merge, split
 from innerloop.errors import InnerloopError
-from innerloop.types import Adapted, Batch, Loss, Mask, Meta, Metrics, Objective, PRNGKey, Progress, Scalar
+from innerloop.types import Adapted, Batch, Mask, Meta, Metrics, Objective, PRNGKey, Progress, QueryLoss, Scalar
 
 
 def _last_step(
-    loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey, progress: Progress
+    loss: QueryLoss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey, progress: Progress
 ) -> tuple[Scalar, Metrics]:
     value, metrics = loss(adapted.params, query, key)
     return value, {"loss": value, **metrics}
 
 
 def _reptile(
-    loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey, progress: Progress
+    loss: QueryLoss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey, progress: Progress
 ) -> tuple[Scalar, Metrics]:
     end, shared = split(adapted.params, mask)
     target = lax.stop_gradient(end)
@@ -59,18 +59,18 @@ def multi_step(anneal_fraction: float = 0.15) -> Objective:
         )
 
     def value(
-        loss: Loss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey, progress: Progress
+        loss: QueryLoss, meta: Meta, adapted: Adapted, mask: Mask, query: Batch, key: PRNGKey, progress: Progress
     ) -> tuple[Scalar, Metrics]:
         if progress is None:
             raise InnerloopError(
                 "multi_step changes over training, so it must be told how far that is: use meta_step(iterations=...), "
                 "or hand the progress, from 0 to 1, to the meta-loss."
             )
-        path = jax.tree.map(lambda leaf: leaf[1:], adapted.trajectory)
+        path, states = jax.tree.map(lambda leaf: leaf[1:], (adapted.trajectory, adapted.states))
         steps = jax.tree.leaves(path)[0].shape[0]
 
         def all_steps() -> tuple[Scalar, Metrics]:
-            values, metrics = jax.vmap(lambda params: loss(params, query, key))(path)
+            values, metrics = jax.vmap(lambda params, state: loss(params, query, key, state))(path, states)
             early = (1 - jnp.clip(progress / anneal_fraction, 0.0, 1.0)) / steps
             weights = jnp.full(steps, early).at[-1].set(1 - (steps - 1) * early).astype(values.dtype)
             metrics = jax.tree.map(lambda leaf: leaf[-1], metrics)
