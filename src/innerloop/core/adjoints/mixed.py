@@ -31,7 +31,8 @@ class Mixed:
     `steps / m + m` times their size, for one more evaluation of each inner gradient; $m \approx \sqrt{\text{steps}}$
     needs least. With `levels=n` it is that of one step plus about $(n + 1)\,\text{steps}^{1/(n+1)}$ times their size,
     for $n$ more evaluations of each inner gradient, whatever the number of steps. (XLA shares the recomputed
-    activations of an *unrolled* loop with those of the forward pass, which is faster and takes the memory of `Reverse`.)
+    activations of an *unrolled* loop with those of the forward pass, which is faster and takes the memory of
+    `Reverse`.)
 
     Pure forward mode (`jax.jvp`, `jax.jacfwd` of the meta-loss itself) is not available; forward mode *of its gradient*
     is, so Hessian-vector products work.
@@ -59,7 +60,8 @@ class Mixed:
             raise InnerloopError(f"Mixed(levels={self.levels}) needs a number of levels of at least 1.")
         if self.levels is not None and self.segment is not None:
             raise InnerloopError(
-                f"Mixed(segment={self.segment}, levels={self.levels}) says twice how to recompute; leave one of them out."
+                f"Mixed(segment={self.segment}, levels={self.levels}) says twice how to recompute; leave one of them "
+                "out."
             )
 
     def run(self, update: InnerUpdate, loss: InnerLoss, carry: Any, xs: Any, progress: Progress = None, /) -> InnerRun:
@@ -76,8 +78,8 @@ def mixed_value_and_grad(loss: InnerLoss) -> InnerGradient:
     """`jax.value_and_grad(loss, has_aux=True)` in its first argument, with a forward-over-reverse derivative.
 
     Args:
-        loss: `(params, z) -> (scalar, (state, metrics))`; it may close over traced arrays, in which it is differentiated
-            too.
+        loss: `(params, z) -> (scalar, (state, metrics))`; it may close over traced arrays, in which it is
+            differentiated too.
 
     Returns:
         `(params, z) -> ((scalar, (state, metrics)), gradient)`, whose reverse-mode derivative is described at `Mixed`.
