@@ -113,7 +113,7 @@ def adapt(
         return (fast, kept, state), (value, (lax.stop_gradient(metrics), (fast, state) if trajectory else None))
 
     if start is None:
-        start = InnerState(fast, rule.transform(meta.rule, 0).init(fast), stateful.init(meta.params), 0)
+        start = beginning(loss, meta, rule)
     carry = start.params, start.rule, start.state
     xs = start.step + jnp.arange(steps), _per_step(support, steps)
     run = adjoint.run(update, inner_loss, carry, xs, progress)
@@ -126,6 +126,12 @@ def adapt(
         path = merge(path, every)
     end = InnerState(final, kept, state, start.step + steps)
     return Adapted(merge(final, fixed), run.losses, metrics, path, run.diagnostics, states, end)
+
+
+def beginning(loss: Loss | StatefulLoss, meta: Meta, rule: InnerRule) -> InnerState:
+    """Where an inner loop starts unless told otherwise: at the initialisation."""
+    fast, _ = split(meta.params, rule.adapts(meta.params))
+    return InnerState(fast, rule.transform(meta.rule, 0).init(fast), checked_with_state(loss).init(meta.params), 0)
 
 
 def _per_step(support: Batch | PerStep, steps: int) -> Batch | None:

@@ -136,12 +136,18 @@ def meta_step(
             reach = radius / jnp.maximum(optax.tree.norm(gradients), 1e-12)
             above = jax.tree.map(lambda x, g: x + reach * g, trainable, gradients)
             gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
-        meta = merge(optax.apply_updates(trainable, updates), constant)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return MetaState(meta, optimizer_state, state.step + 1, state.key), metrics
+        return moved(state, gradients, optimizer), metrics
 
     return step
+
+
+def moved(state: MetaState, gradients: Any, optimizer: optax.GradientTransformation) -> MetaState:
+    """The state after a step of the optimiser along a meta-gradient."""
+    trainable, constant = split(state.meta, differentiable(state.meta))
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
+    meta = merge(optax.apply_updates(trainable, updates), constant)
+    return MetaState(meta, optimizer_state, state.step + 1, state.key)
 
 
 def diagnostics(
