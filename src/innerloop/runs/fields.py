@@ -21,6 +21,8 @@ class Layout:
     """exact derivatives: forward over reverse mode, recomputed where scanned, or reverse over reverse, all stored"""
     loop: Literal["auto", "unrolled", "scanned"] = "auto"
     """the inner steps: unrolled runs faster, scanned compiles faster and takes less memory"""
+    levels: Whole = 0
+    """long inner loops: segments within segments so many times, recomputed instead of kept; 0 keeps every step"""
     convolution: Literal["auto", "patches", "lax"] = "auto"
     """image networks: patches and a matrix product, or XLA's own convolution"""
     products: Literal["auto", "row-major", "as-written"] = "auto"
