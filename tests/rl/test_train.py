@@ -113,18 +113,18 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
     ("adjoint", "steps", "layout", "settings"),
     [
         (Mixed(), 1, Layout(), {}),
-        (Mixed(), 1, Layout(chunk=1), {"curvature_tasks": 2}),
+        (Mixed(), 1, Layout(chunk=1), {"curvature_tasks": 2, "curvature_every": 2}),
         (Mixed(), 2, Layout(), {"divergence": "initial"}),
-        (Mixed(), 1, Layout(), {"divergence": "initial", "curvature_tasks": 2}),
+        (Mixed(), 1, Layout(), {"divergence": "initial", "curvature_tasks": 2, "curvature_every": 3}),
         pytest.param(Mixed(), 2, Layout(chunk=1), {"recompute": True}, marks=pytest.mark.slow),
         pytest.param(Truncated(1), 2, Layout(chunk=2), {}, marks=pytest.mark.slow),
         (FirstOrder(), 1, Layout(), {}),
     ],
     ids=[
         "mixed",
-        "mixed, of two tasks",
+        "mixed, of two tasks, every second step",
         "initial",
-        "initial, of two tasks",
+        "initial, of two tasks, every third step",
         "mixed, two steps, recomputed",
         "truncated",
         "first order",
@@ -138,7 +138,8 @@ def test_the_curvature_is_the_hessian_of_the_mean_divergence(x64, adjoint, steps
     product = jax.jit(lambda at, v: jax.flatten_util.ravel_pytree(problem.curvature(at)(back(v)))[0])
     rows = jax.lax.map(lambda v: product(meta, v), jnp.eye(vector.size)[:4])
     some = jax.tree.map(lambda leaf: leaf[: outer.curvature_tasks or None], data)
-    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence))
+    every = outer.curvature_every
+    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence, every))
     dense = jax.jit(jax.jacfwd(slope))(vector)
     np.testing.assert_allclose(rows, dense[:4], atol=1e-9)
     # And the values that the line search goes by are the same divergences.
@@ -153,16 +154,17 @@ def problem_of(meta, data, outer, *, steps=1, rule=RULE, adjoint=Mixed(), layout
     return of(jax.tree.map(lambda leaf: None, meta), data, jnp.zeros(3), KEY)
 
 
-def mean_divergence(meta, data, steps, adjoint, which):
-    """Over all steps of all tasks, after adaptation or before."""
+def mean_divergence(meta, data, steps, adjoint, which, every=1):
+    """Over every so-manyth step of all tasks, after adaptation or before."""
     taken, batch = (steps, steps) if which == "adapted" else (0, 0)
 
     def one(task):
         early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], task) for part in (slice(taken), batch))
         params = adapt(ROW.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=taken, adjoint=adjoint).params
-        return (POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight).sum()
+        divergence = POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight
+        return divergence[:, ::every].sum()
 
-    return jax.vmap(one)(data).sum() / data.weight[:, batch].sum()
+    return jax.vmap(one)(data).sum() / data.weight[:, batch, :, ::every].sum()
 
 
 def test_without_inner_updates_both_divergences_are_one(x64):

@@ -105,7 +105,9 @@ def collect_on_host(
                 under_way.append((part, simulator.submit(parts[part].send(answer.result()))))
             except StopIteration as end:
                 found[part] = end.value
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *(found[part] for part in range(len(parts))))
+    return jax.tree.map(
+        lambda *leaves: jnp.asarray(np.concatenate(leaves)), *(found[part] for part in range(len(parts)))
+    )
 
 
 def _collecting(order: _Order, first: int, end: int) -> Generator[Callable[[], Any], Any, Rollouts]:

@@ -163,6 +163,7 @@ def outer_update(config: Config) -> rl.OuterUpdate:
             divergence=outer.divergence,
             cap=outer.cap,
             curvature_tasks=outer.curvature_tasks,
+            curvature_every=outer.curvature_every,
         )
     optimizer = optax.adam(outer.learning_rate)
     return rl.ppo(optimizer, epochs=outer.epochs, clip=outer.clip) if outer.update == "ppo" else rl.Descent(optimizer)
