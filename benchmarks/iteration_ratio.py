@@ -4,8 +4,8 @@
 
 TREE is another checkout, for example of `git worktree add --detach TREE COMMIT`. Each recipe is built twice, as that
 tree has it and as this one does, in two processes that then take turns: one iteration here, one there, each from the
-same first state, simulator and all. With `--also`, a third process has this tree with a field of the outer update changed,
-such as `curvature_every=4`. What is kept is the median of the rounds' ratios, which other work on the machine
+same first state, simulator and all. With `--also`, a third process has this tree with a field of the outer update
+changed, such as `curvature_every=4`. What is kept is the median of the rounds' ratios, which other work on the machine
 shifts less than the seconds. Written to benchmarks/results/iteration-ratio.json, recipe by recipe, and by
 `make results` into docs/rl-measured.md.
 """
