@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from innerloop import InnerloopError
-from innerloop.tabular import artifact
+from innerloop.tabular import adaptation, artifact
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Preparation
@@ -31,7 +31,7 @@ def learned(targets, target):
 
 def predicted(model, target, number):
     chosen = {name: values[:number] for name, values in COLUMNS.items()}
-    return artifact.adapt(model, chosen, target[:number]).targets(COLUMNS)[0]
+    return adaptation.adapt(model, chosen, target[:number]).targets(COLUMNS)
 
 
 @pytest.mark.parametrize("targets", ["support", "global"])

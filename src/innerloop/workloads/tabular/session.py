@@ -1,7 +1,7 @@
 """One sitting with a run on a user's own tasks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import StepInfo
 from innerloop.tabular.artifact import TrainedLearner, save
+from innerloop.tabular.calibration import calibrated
+from innerloop.tabular.certainty import Certainty
 from innerloop.tabular.fit import Fit
 from innerloop.tabular.prepare import Prepared, prepare
 from innerloop.tabular.selection import selected
@@ -44,6 +46,7 @@ class TabularSession:
         self.costs: dict[str, Any] = {}
         self._reasons = reasons
         self._fitting = data.fitting()
+        self._calibrated: dict[int, Certainty] = {}
 
     @classmethod
     def open(cls, config: Config, progress: Progress, *, resolve: bool = False) -> "TabularSession":
@@ -108,7 +111,11 @@ class TabularSession:
         save(self._learner(state, self._facts(result)), folder)
 
     def _learner(self, state: Fit, facts: Mapping[str, Any] | None = None) -> TrainedLearner:
-        return self.data.learned(state.best, facts)
+        step, data = int(state.best_step), self.data
+        if step not in self._calibrated:
+            sizes = sorted({*data.plan.supports, *data.plan.sizes})
+            self._calibrated[step] = calibrated(data.learned(state.best), data.parts.get("valid"), sizes).certainty
+        return replace(data.learned(state.best, facts), certainty=self._calibrated[step])
 
     def _facts(self, result: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the model card says."""
