@@ -10,7 +10,7 @@ from innerloop import InnerloopError
 from innerloop.tabular import adaptation
 from innerloop.tabular.adaptation import Support
 from innerloop.tabular.artifact import TrainedLearner
-from innerloop.tabular.calibration import calibrated, seen_of
+from innerloop.tabular.calibration import seen_of, settled
 from innerloop.tabular.certainty import Certainty, Seen, measured
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Preparation
@@ -64,7 +64,8 @@ def learned(kind):
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_learner_is_calibrated_on_tasks_and_judged_on_others(kind):
     model, rows = learned(kind)
-    found = calibrated(model, rows, (4, 8))
+    found, trained = settled(model, model, rows, (4, 8))
+    assert not trained  # nothing was gained
     assert found.certainty.sizes == (4, 8)
     assert len(seen_of(model, rows, (4,))) == 3
     judged = trust(found, rows, (4, 8))
@@ -93,11 +94,24 @@ def test_tasks_adapted_together_are_those_adapted_one_by_one_and_weights_count_r
     columns, target, _ = size[5]
     weighted = adaptation.adapt(model, columns, target, np.array([1, 1, 1, 1, 0]))
     fewer = adaptation.adapt(model, {n: v[:4] for n, v in columns.items()}, target[:4])
-    np.testing.assert_allclose(
-        weighted.targets(rows.columns), fewer.targets(rows.columns), atol=0.2
-    )  # weights have the mean 1, so four rows of five count a quarter more
+    np.testing.assert_allclose(weighted.targets(rows.columns), fewer.targets(rows.columns), rtol=1e-5)
+    twice = adaptation.adapt(model, columns, target, np.array([2, 1, 1, 1, 1]))
+    repeated = {name: np.append(values, values[:1]) for name, values in columns.items()}
+    again = adaptation.adapt(model, repeated, np.append(target, target[0]))
+    np.testing.assert_allclose(twice.targets(rows.columns), again.targets(rows.columns), rtol=1e-4)
     with pytest.raises(InnerloopError, match="sample_weight must hold a number from 0 on"):
         adaptation.adapt(model, columns, target, np.array([1, 1, -1, 1, 1]))
     np.testing.assert_allclose(
         replace(model, certainty=Certainty((5,), (4.0,), (2.0,))).certainty.half_width(5, None), 4
     )
+
+
+def test_what_was_trained_is_taken_where_validation_tasks_tell_it_from_the_untrained_learner():
+    model, rows = learned("regression")
+    head = model.meta.params["head"]
+    common = np.zeros(head["common"].shape, np.float32)
+    common[-2] = np.sqrt(2) * np.std(rows.columns["a"])  # the column of which the targets are made
+    better = replace(model, meta=model.meta._replace(params={**model.meta.params, "head": {**head, "common": common}}))
+    assert settled(model, better, rows, (4, 8)).trained
+    assert not settled(better, model, rows, (4, 8)).trained
+    assert settled(model, better, None, (4,)).learned is better

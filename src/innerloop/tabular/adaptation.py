@@ -156,12 +156,12 @@ def adapt_many(learned: TrainedLearner, supports: Sequence[Support]) -> list[Ada
     folds = FOLDS if learned.regression else 0
     groups: dict[tuple[int, int], list[int]] = {}
     given, inputs, examples = [], [], []
-    for i, support in enumerate(supports):
-        targets = support_targets(learned, support.target)
+    for i, support in enumerate(map(_weighed, supports)):
+        targets = support_targets(learned, support.target, support.weight)
         rows = learned.preparation.encode(support.columns)
         padded, count = pad(rows, targets.y, padded_size(len(targets.y)))
         weight = np.zeros((1 + folds, len(padded.y)), np.float32)
-        weight[:, :count] = _weights(support.weight, count)
+        weight[:, :count] = 1.0 if support.weight is None else support.weight
         for fold in range(folds):  # one row cannot be left out
             weight[1 + fold, fold:count:folds] *= count == 1
         many = jax.tree.map(lambda leaf, n=1 + folds: np.broadcast_to(leaf, (n, *leaf.shape)), padded)
@@ -185,16 +185,18 @@ def adapt_many(learned: TrainedLearner, supports: Sequence[Support]) -> list[Ada
     return [found[i] for i in range(len(supports))]
 
 
-def _weights(weight: np.ndarray | None, count: int) -> np.ndarray:
-    """The weights of a task's rows, of mean 1."""
-    if weight is None:
-        return np.ones(count)
-    values = np.asarray(weight, np.float64)
-    if values.shape != (count,) or not np.isfinite(values).all() or values.min() < 0 or not values.any():
+def _weighed(support: Support) -> Support:
+    """Without rows that do not count: what a row of weight 0 says is as if it was not there."""
+    if support.weight is None:
+        return support
+    weight, count = np.asarray(support.weight, np.float64), len(support.target)
+    if weight.shape != (count,) or not np.isfinite(weight).all() or weight.min() < 0 or not weight.any():
         raise InnerloopError(
             f"sample_weight must hold a number from 0 on for each of the {count} rows, not all of them 0."
         )
-    return values / values.mean()
+    kept = weight > 0
+    columns = {name: np.asarray(values)[kept] for name, values in support.columns.items()}
+    return Support(columns, np.asarray(support.target)[kept], weight[kept])
 
 
 def _error_left_out(learned: TrainedLearner, support: SupportTargets, left_out: Adapted, inputs: Inputs) -> float:
@@ -215,12 +217,13 @@ def _scores(learned: TrainedLearner, outputs: int, adapted: Adapted, inputs: Inp
     return np.concatenate(parts, axis=1)
 
 
-def support_targets(learned: TrainedLearner, target: np.ndarray) -> SupportTargets:
+def support_targets(learned: TrainedLearner, target: np.ndarray, weight: np.ndarray | None = None) -> SupportTargets:
     """Targets of a support set as the learner reads them.
 
     Args:
         learned: the learner.
         target: labels as texts, or real targets, `[rows]`.
+        weight: how much each row counts, `[rows]`.
 
     Raises:
         InnerloopError: if there is no row, only one class, or a target is missing.
@@ -233,7 +236,8 @@ def support_targets(learned: TrainedLearner, target: np.ndarray) -> SupportTarge
             raise InnerloopError(f"The target of row {int(np.argmin(np.isfinite(values))) + 1} is missing; fill it.")
         center, scale = learned.units
         if learned.design.targets == "support":  # in 64 bits, so that units and offsets of any size leave no trace
-            center, spread = float(np.mean(values)), float(np.std(values))
+            center = float(np.average(values, weights=weight))
+            spread = float(np.sqrt(np.average((values - center) ** 2, weights=weight)))
             scale = spread if spread > SMALLEST_SPREAD * (abs(center) + scale) else scale
         return SupportTargets((), (0,), 1, ((values - center) / scale).astype(np.float32), center, scale)
     texts = ["" if label is None else str(label) for label in target]

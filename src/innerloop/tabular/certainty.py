@@ -148,17 +148,17 @@ def _quantile(values: Sequence[np.ndarray], share: float) -> float:
     return float(np.interp(share, places / weight.sum(), sizes[order]))
 
 
+def cross_entropy(item: Seen, temperature: float) -> float:
+    """The mean cross-entropy of rows whose class the support set has."""
+    known = item.label >= 0
+    if not known.any():
+        return 0.0
+    scores = item.scores[known].astype(np.float64) / temperature
+    scores = scores - scores.max(axis=1, keepdims=True)
+    logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return -float(np.mean(logs[np.arange(len(logs)), item.label[known]]))
+
+
 def _temperature(seen: Sequence[Seen]) -> float:
     """The temperature of least mean cross-entropy, in which every task counts alike."""
-
-    def loss(temperature: float) -> float:
-        losses = []
-        for item in seen:
-            known = item.label >= 0
-            scores = item.scores[known].astype(np.float64) / temperature
-            scores = scores - scores.max(axis=1, keepdims=True)
-            logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-            losses.append(-np.mean(logs[np.arange(len(logs)), item.label[known]]) if known.any() else 0.0)
-        return float(np.mean(losses))
-
-    return min(TEMPERATURES, key=loss)
+    return min(TEMPERATURES, key=lambda temperature: np.mean([cross_entropy(item, temperature) for item in seen]))

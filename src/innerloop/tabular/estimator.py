@@ -12,7 +12,7 @@ from innerloop.tabular import adaptation
 from innerloop.tabular import artifact as model
 from innerloop.tabular.adaptation import AdaptedTask, Support
 from innerloop.tabular.artifact import TrainedLearner
-from innerloop.tabular.calibration import calibrated
+from innerloop.tabular.calibration import settled
 from innerloop.tabular.columns import as_target, columns_of
 from innerloop.tabular.learner import started_from
 from innerloop.tabular.plan import Choices
@@ -103,7 +103,8 @@ class TabularMetaLearner:
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
         sizes = sorted({*data.plan.supports, *data.plan.sizes})
-        self.learned = calibrated(data.learned(fit.best, facts), data.parts.get("valid"), sizes)
+        untrained = data.learned(fitting.start(self.seed).best, facts)
+        self.learned = settled(untrained, data.learned(fit.best, facts), data.parts.get("valid"), sizes).learned
         self.reasons = (reason, *data.plan.reasons)
         return self
 

@@ -23,9 +23,22 @@ except ImportError as error:
     ) from error
 
 
+MOST_REPEATS = 100
+
+
 def _weight_of(sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
     """Weights of rows as scikit-learn checks them."""
     return None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+
+
+def _repeats(weight: np.ndarray) -> np.ndarray:
+    """How often a row of each weight would have to be there, so that scales of features are those of repeated rows."""
+    least = weight.min(initial=np.inf, where=weight > 0)
+    return (
+        np.minimum(np.round(weight / least), MOST_REPEATS).astype(int)
+        if np.isfinite(least)
+        else np.ones(len(weight), int)
+    )
 
 
 class _FewShot(BaseEstimator):
@@ -34,10 +47,10 @@ class _FewShot(BaseEstimator):
     def __init__(self, pretrained: Any = None):  # scikit-learn sets what it likes; `fit` looks at it
         self.pretrained = pretrained
 
-    def _learned(self, X: np.ndarray, kind: Kind) -> TrainedLearner:
+    def _learned(self, X: np.ndarray, kind: Kind, weight: np.ndarray | None) -> TrainedLearner:
         given = self.pretrained
         if given is None:
-            return cold(X, kind)
+            return cold(X if weight is None else np.repeat(X, _repeats(weight), axis=0), kind)
         if isinstance(given, str | Path):
             given = TabularMetaLearner.load(given)
         if not isinstance(given, TabularMetaLearner):
@@ -102,13 +115,14 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InnerloopError(f"y has only one class ({self.classes_[0]!r}); at least two classes are needed.")
-        learned = self._learned(X, "classification")
+        weight = _weight_of(sample_weight, X)
+        learned = self._learned(X, "classification", weight)
         texts = [label_text(label) or "" for label in self.classes_.tolist()]
         if len(set(texts)) < len(texts):  # labels such as 1 and "1"
             texts = [f"class {i}" for i in range(len(texts))]
         self._places = {text: i for i, text in enumerate(texts)}
         target = np.array([texts[i] for i in encoded], object)
-        self._task = adaptation.adapt(learned, self._columns(X, learned), target, _weight_of(sample_weight, X))
+        self._task = adaptation.adapt(learned, self._columns(X, learned), target, weight)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -157,8 +171,8 @@ class FewShotRegressor(RegressorMixin, _FewShot):
             sample_weight: how much each row counts, `[rows]`.
         """
         X, y = self._validated(X, y)
-        learned = self._learned(X, "regression")
         weight = _weight_of(sample_weight, X)
+        learned = self._learned(X, "regression", weight)
         self._task = adaptation.adapt(learned, self._columns(X, learned), np.asarray(y, np.float64), weight)
         return self
 

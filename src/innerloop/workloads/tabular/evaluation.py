@@ -170,7 +170,8 @@ def evaluate(
     methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
     if untrained is not None:
         methods[UNTRAINED] = partial(_adapted_scores, untrained)
-    methods |= {name: partial(rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
+    seen = learned.design.pooled, learned.units
+    methods |= {name: partial(rival_scores, rival, *seen) for name, rival in (others or {}).items()}
     return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
 
 
@@ -185,7 +186,7 @@ def evaluate_rivals(
 ) -> Result:
     """The same for models that are fitted on each support set alone, without a learner beside them."""
     methods: dict[str, Method] = {
-        name: partial(rival_scores, rival, 0) for name, rival in rivals.alone(rows.regression).items()
+        name: partial(rival_scores, rival, 0, (0.0, 1.0)) for name, rival in rivals.alone(rows.regression).items()
     }
     return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
 

@@ -12,8 +12,7 @@ from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import StepInfo
 from innerloop.tabular.artifact import TrainedLearner, save
-from innerloop.tabular.calibration import calibrated
-from innerloop.tabular.certainty import Certainty
+from innerloop.tabular.calibration import Settled, settled
 from innerloop.tabular.fit import Fit
 from innerloop.tabular.prepare import Prepared, prepare
 from innerloop.tabular.selection import selected
@@ -46,7 +45,7 @@ class TabularSession:
         self.costs: dict[str, Any] = {}
         self._reasons = reasons
         self._fitting = data.fitting()
-        self._calibrated: dict[int, Certainty] = {}
+        self._settled: dict[int, Settled] = {}
 
     @classmethod
     def open(cls, config: Config, progress: Progress, *, resolve: bool = False) -> "TabularSession":
@@ -112,10 +111,14 @@ class TabularSession:
 
     def _learner(self, state: Fit, facts: Mapping[str, Any] | None = None) -> TrainedLearner:
         step, data = int(state.best_step), self.data
-        if step not in self._calibrated:
+        if step not in self._settled:
             sizes = sorted({*data.plan.supports, *data.plan.sizes})
-            self._calibrated[step] = calibrated(data.learned(state.best), data.parts.get("valid"), sizes).certainty
-        return replace(data.learned(state.best, facts), certainty=self._calibrated[step])
+            untrained = data.learned(self._fitting.start(self.config.seed).best)
+            found = settled(untrained, data.learned(state.best), data.parts.get("valid"), sizes)
+            if not found.trained:
+                self.progress.say("training gained nothing certain on validation tasks: the untrained learner is taken")
+            self._settled[step] = found
+        return replace(self._settled[step].learned, facts=dict(facts or {}))
 
     def _facts(self, result: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the model card says."""
