@@ -212,6 +212,7 @@ def measured(name: str, folder: Path, changes: dict[str, Any]) -> dict[str, Any]
         "seconds": round(time.monotonic() - start, 1),
         "verdict": found.get("verdict"),
         "rows": found["tables"]["rows"],
+        "certainty": found.get("certainty"),
         "differences": found["tables"].get("differences"),
         "environment": {"commit": machine.commit(), "seed": config.seed, **machine.description()},
     }

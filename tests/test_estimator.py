@@ -1,5 +1,6 @@
 """The estimators among scikit-learn's: its own checks, its tools, and a learner that was trained on other tasks."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,8 +12,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from innerloop import FewShotClassifier, FewShotRegressor, InnerloopError, TabularMetaLearner
+from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import columns_of, infer_kind, named_columns
-from innerloop.tabular.features import Feature
+from innerloop.tabular.design import Design
+from innerloop.tabular.features import Feature, Preparation
+from innerloop.tabular.learner import initial
 from innerloop.tabular.rows import rows_of_tasks
 
 DIRECTION = np.array([1.0, -1.0, 0.5, 0.0])
@@ -34,8 +38,20 @@ def regression():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("estimator", [FewShotClassifier(), FewShotRegressor()])
 def test_scikit_learns_own_checks(estimator):
-    failed = [each for each in check_estimator(estimator, on_fail=None) if each["status"] not in ("passed", "skipped")]
-    assert failed == []
+    # It asks for the same numbers to 1e-7, and the learner computes in 32 bits; see the next test.
+    rounding = {"check_sample_weight_equivalence_on_dense_data": "computed in 32 bits"}
+    found = check_estimator(estimator, on_fail=None, expected_failed_checks=rounding)
+    assert [check for check in found if check["status"] not in ("passed", "skipped", "xfail")] == []
+
+
+@pytest.mark.parametrize("estimator", [FewShotClassifier(), FewShotRegressor()])
+def test_a_weight_of_two_is_a_row_that_occurs_twice(estimator):
+    random = np.random.default_rng(0)
+    x, y, weight = random.normal(size=(20, 3)), np.arange(20) % 3, random.integers(0, 4, 20)
+    weighted = clone(estimator).fit(x, y, sample_weight=weight)
+    repeated = clone(estimator).fit(np.repeat(x, weight, axis=0), np.repeat(y, weight))
+    method = "predict_proba" if isinstance(estimator, FewShotClassifier) else "predict"
+    np.testing.assert_allclose(getattr(weighted, method)(x), getattr(repeated, method)(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -46,7 +62,17 @@ def test_a_trained_learner_serves_as_the_start_of_an_estimator(regression, tmp_p
     assert warm.score(x[6:], y[6:]) > FewShotRegressor().fit(x[:6], y[:6]).score(x[6:], y[6:])
     adapted = regression.adapt(x[:6], y[:6])
     np.testing.assert_allclose(adapted.predict(x[6:]), warm.predict(x[6:]), rtol=1e-5)
-    assert adapted.predict_spread(x[6:]).min() > 0
+    low, high = adapted.predict_interval(x[6:])
+    assert 0.6 < np.mean((low < y[6:]) & (y[6:] < high)) <= 1
+    mean, deviation = warm.predict(x[6:], return_std=True)
+    np.testing.assert_allclose(deviation, adapted.predict_spread(x[6:]), rtol=1e-5)
+    many = regression.adapt_many([(x[:6], y[:6]), (x[6:12], y[6:12], np.ones(6))])
+    np.testing.assert_allclose(many[0].predict(x[6:]), mean, rtol=1e-5)
+    assert (
+        repr(clone(regression))
+        == repr(regression)
+        == "TabularMetaLearner(preset='fast', iterations=200, supports=(8,))"
+    )
     regression.save(tmp_path)
     loaded = FewShotRegressor(pretrained=str(tmp_path)).fit(x[:6], y[:6])
     np.testing.assert_array_equal(loaded.predict(x[6:]), warm.predict(x[6:]))
@@ -144,3 +170,43 @@ def test_training_may_start_from_given_parameters(regression):
     assert distance(warm) < 0.01 < distance(cold)
     with pytest.raises(InnerloopError, match="initial differs in dense1/bias, dense1/kernel, "):
         TabularMetaLearner(iterations=1, initial={}).fit(tasks)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_columns_are_matched_by_name_whatever_the_data_frame(library):
+    frames = pytest.importorskip(library)
+    make = frames.table if library == "pyarrow" else frames.DataFrame
+    random = np.random.default_rng(0)
+
+    def framed(x, order="abcd"):
+        return make({name: x[:, "abcd".index(name)] for name in order})
+
+    x, y = task(random, 40)
+    design = Design("regression", widths=(8,), start="shrunk", steps=0)
+    preparation = Preparation.fit(named_columns(framed(x)))
+    meta = initial(design, preparation.sizes, 1, jax.random.key(0))
+    learner = TabularMetaLearner.from_learned(TrainedLearner(design, preparation, meta))
+    x, y = task(random, 12)
+    expected = learner.adapt(framed(x), y).predict(framed(x))
+    np.testing.assert_allclose(learner.adapt(framed(x, "dbca"), y).predict(framed(x, "cadb")), expected, rtol=1e-5)
+    if library != "pyarrow":  # which scikit-learn does not take for a data frame
+        few = FewShotRegressor(pretrained=learner).fit(framed(x, "dbca"), y)
+        np.testing.assert_allclose(few.predict(framed(x, "dbca")), expected, rtol=1e-5)
+        other = make({name: x[:, i] for i, name in enumerate("abce")})
+        with pytest.raises(InnerloopError, match="X lacks 1 of the 4 features of the learner: d"):
+            FewShotRegressor(pretrained=learner).fit(other, y)
+
+
+def test_dates_and_texts_of_a_data_frame_are_read():
+    dates = np.array(["2024-01-01", "2024-07-01", "NaT"], "datetime64[D]")
+    columns = named_columns(_frame(day=dates, text=np.array(["a", None, "b"], object)))
+    np.testing.assert_allclose(columns["day"][:2], [2024, 2024.5], atol=0.01)
+    assert np.isnan(columns["day"][2])
+    assert columns["text"].tolist() == ["a", None, "b"]
+
+
+def _frame(**columns):
+    class Frame(dict):
+        columns = property(lambda self: list(self))
+
+    return Frame(columns)

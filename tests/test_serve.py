@@ -13,7 +13,7 @@ import pytest
 from innerloop.serve.batcher import Limits
 from innerloop.serve.http import application, description
 from innerloop.serve.service import Service
-from innerloop.tabular import artifact as model
+from innerloop.tabular import adaptation
 from learners import task, untrained
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -48,7 +48,7 @@ def post(port, path, body):
 
 def expected(service, rows, labels, query):
     columns = lambda rows: {name: np.array([row[name] for row in rows]) for name in rows[0]}  # noqa: E731
-    adapted = model.adapt(service.learned, columns(rows), np.array(labels, object))
+    adapted = adaptation.adapt(service.learned, columns(rows), np.array(labels, object))
     return adapted.probabilities(columns(query))
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from innerloop.core.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat, sample_task
     from innerloop.errors import InnerloopError
     from innerloop.exported import load
-    from innerloop.tabular.estimator import FewShotClassifier, FewShotRegressor, TabularMetaLearner
+    from innerloop.tabular.estimator import TabularMetaLearner
+    from innerloop.tabular.few_shot import FewShotClassifier, FewShotRegressor
     from innerloop.types import (
         Adapted,
         Adjoint,
@@ -51,7 +52,8 @@ _HOMES = {
     "core.outer": "MetaState MetaStep init meta_gradient meta_step repeat sample_task",
     "errors": "InnerloopError",
     "exported": "load",
-    "tabular.estimator": "FewShotClassifier FewShotRegressor TabularMetaLearner",
+    "tabular.estimator": "TabularMetaLearner",
+    "tabular.few_shot": "FewShotClassifier FewShotRegressor",
     "types": "Adapted Adjoint Examples InnerRule InnerState Loss Meta MetaLoss Objective PerStep StatefulLoss "
     "Task TaskDistribution",
 }

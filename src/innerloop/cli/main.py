@@ -213,8 +213,6 @@ def _adapt(arguments: list[str]) -> None:
     for field, text in ADAPT_NEEDS.items():
         if not vars(asked)[field]:
             raise InnerloopError(f"--{field} is needed: {text}.")
-    if asked.members < 1:
-        raise InnerloopError(f"--members is {asked.members}; it must be at least 1.")
     from innerloop.cli import predict
 
     predict.adapt(Path(name), asked)

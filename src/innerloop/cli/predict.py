@@ -49,7 +49,7 @@ def adapt(path: Path, asked: Adaptation) -> None:
     elif kind == "tabular":
         from innerloop.workloads.tabular import predict as of_tables
 
-        of_tables.adapt(folder, support, query, out, progress.say, target=asked.target, members=asked.members)
+        of_tables.adapt(folder, support, query, out, progress.say, target=asked.target)
     else:
         raise InnerloopError(
             f"{path} is a policy, which adapts by acting and not from files; adapt it in Python: "

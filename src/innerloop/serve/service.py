@@ -12,7 +12,8 @@ import numpy as np
 
 from innerloop.serve.batcher import SMALL_BATCH, Batcher, HTTPError, Limits, filled
 from innerloop.tabular import learner
-from innerloop.tabular.artifact import SupportTargets, TrainedLearner, pad, support_targets
+from innerloop.tabular.adaptation import SupportTargets, pad, softmax, support_targets
+from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import label_text, matched
 from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Inputs
@@ -88,9 +89,8 @@ class Service:
         scores = (await self.predicting((size, task.support.outputs), (padded, task.adapted)))[:count]
         if self.learned.regression:
             return {"predictions": task.support.original(scores[:, 0]).tolist()}
-        scores = scores[:, list(task.support.places)].astype(np.float64)
-        chances = np.exp(scores - scores.max(axis=1, keepdims=True))
-        chances /= chances.sum(axis=1, keepdims=True)
+        temperature = self.learned.certainty.temperature(len(task.support.y))
+        chances = softmax(scores[:, list(task.support.places)].astype(np.float64) / temperature)
         best = [task.original[i] for i in chances.argmax(axis=1)]
         return {"predictions": best, "labels": list(task.original), "probabilities": chances.round(6).tolist()}
 

@@ -4,6 +4,9 @@ One reading of labels, one inference of what is predicted, and one check that ro
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +18,7 @@ from innerloop.text import listed, nearest
 Kind = Literal["classification", "regression"]
 KINDS: tuple[Kind, ...] = ("classification", "regression")
 
+NANOSECONDS, DAYS, EPOCH = 86_400e9, 365.2425, 1970.0
 MOST_CLASSES = 20
 """A target of whole numbers with no more different values than this is one of classes."""
 
@@ -136,11 +140,21 @@ def named_columns(X: Any) -> dict[str, np.ndarray]:
         InnerloopError: if a matrix has another shape.
     """
     if hasattr(X, "columns"):
-        return {str(name): as_column(np.asarray(X[name])) for name in X.columns}
+        return {str(name): as_column(values) for name, values in _frame_columns(X)}
     values = np.asarray(X)
     if values.ndim != 2:
         raise InnerloopError(f"X has the shape {list(values.shape)}; it must be [rows, features].")
     return {str(i): as_column(values[:, i]) for i in range(values.shape[1])}
+
+
+def _frame_columns(X: Any) -> list[tuple[Any, np.ndarray]]:
+    """The columns of a data frame by name, through narwhals where it knows the kind of frame."""
+    if find_spec("narwhals"):
+        narwhals: Any = import_module("narwhals")
+        frame = narwhals.from_native(X, eager_only=True, pass_through=True)
+        if frame is not X:
+            return [(name, frame[name].to_numpy()) for name in frame.columns]
+    return [(name, np.asarray(X[name])) for name in X.columns]
 
 
 def columns_of(X: Any, features: Sequence[Feature]) -> Columns:
@@ -197,7 +211,16 @@ def require_features(names: Iterable[str], features: Sequence[Feature], where: s
 
 
 def as_column(values: np.ndarray) -> np.ndarray:
-    """A column as features are read: numbers `[rows]` or `[rows, width]`, or texts with `None` where one is missing."""
+    """A column as features are read: numbers `[rows]` or `[rows, width]`, or texts with `None` where one is missing.
+
+    A date is the year with its fraction, a span of time its days.
+    """
+    if values.dtype.kind in "mM":
+        days = values.astype("m8[ns]" if values.dtype.kind == "m" else "M8[ns]").astype("int64") / NANOSECONDS
+        days = np.where(np.isnat(values), np.nan, days)
+        return days if values.dtype.kind == "m" else EPOCH + days / DAYS
+    if values.dtype.kind == "O" and len(values) and (dates := _dates(values)) is not None:
+        return as_column(dates)
     if values.dtype.kind in "US":
         return np.array(values.tolist(), object)
     if values.dtype.kind != "O":
@@ -219,6 +242,15 @@ def as_numbers(values: np.ndarray) -> np.ndarray | None:
     if any(isinstance(row, bool) or not (row is None or isinstance(row, int | float | np.number)) for row in rows):
         return None
     return np.array([np.nan if row is None else float(row) for row in rows], np.float64)
+
+
+def _dates(values: np.ndarray) -> np.ndarray | None:
+    """Objects that are dates, all but missing ones, as an array of them."""
+    known = [value for value in values.tolist() if value is not None and value == value]
+    if not known or not all(isinstance(value, date) for value in known):
+        return None
+    texts = [None if value is None or value != value else value.isoformat() for value in values.tolist()]
+    return np.array([np.datetime64("NaT") if text is None else np.datetime64(text[:26], "ns") for text in texts])
 
 
 def _matching(values: Any, feature: Feature, where: str) -> np.ndarray:

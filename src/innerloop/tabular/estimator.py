@@ -1,6 +1,7 @@
-"""Meta-learners with the manners of scikit-learn: fit, predict, adapt, save and load."""
+"""A meta-learner with the manners of scikit-learn: fit, adapt, predict, save and load."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,20 @@ import numpy as np
 
 from innerloop.core.finite import SKIPPED
 from innerloop.errors import InnerloopError
+from innerloop.tabular import adaptation
 from innerloop.tabular import artifact as model
-from innerloop.tabular.artifact import MEMBERS, AdaptedTask, TrainedLearner
-from innerloop.tabular.cold import cold
-from innerloop.tabular.columns import Kind, as_target, columns_of, label_text, matched
-from innerloop.tabular.features import Columns
+from innerloop.tabular.adaptation import AdaptedTask, Support
+from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.calibration import settled
+from innerloop.tabular.columns import as_target, columns_of
 from innerloop.tabular.learner import started_from
 from innerloop.tabular.plan import Choices
 from innerloop.tabular.prepare import prepare
 from innerloop.tabular.rows import rows_of_tasks
 from innerloop.tabular.selection import selected
+from innerloop.text import nearest
 
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise InnerloopError(
-        "The estimators need scikit-learn; install it with: pip install 'innerloop[tabular]'"
-    ) from error
+PARAMETERS = ("kind", "preset", "iterations", "supports", "seed", "algorithm", "initial")
 
 
 class TabularMetaLearner:
@@ -73,7 +69,7 @@ class TabularMetaLearner:
         algorithm: str = "maml",
         initial: Mapping[str, np.ndarray] | None = None,
     ):
-        self.kind, self.preset, self.iterations, self.supports = kind, preset, iterations, tuple(supports)
+        self.kind, self.preset, self.iterations, self.supports = kind, preset, iterations, supports
         self.seed, self.algorithm, self.initial = seed, algorithm, initial
         self.learned: TrainedLearner | None = None
         self.reasons: tuple[str, ...] = ()
@@ -92,7 +88,7 @@ class TabularMetaLearner:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
         rows, reason = rows_of_tasks(tasks, self.kind)
-        choices = Choices(self.preset, self.algorithm, self.supports, iterations=self.iterations, seed=self.seed)
+        choices = Choices(self.preset, self.algorithm, tuple(self.supports), iterations=self.iterations, seed=self.seed)
         names = len(rows.names)
         held = max(names // 10, 1) if names > 4 else 0
         order = np.random.default_rng(self.seed).permutation(names)
@@ -109,28 +105,69 @@ class TabularMetaLearner:
             info.require_finite("lower the learning rates, or scale what is extreme in the features")
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
-        self.learned = data.learned(fit.best, facts)
+        sizes = sorted({*data.plan.supports, *data.plan.sizes})
+        untrained = data.learned(fitting.start(self.seed).best, facts)
+        self.learned = settled(untrained, data.learned(fit.best, facts), data.parts.get("valid"), sizes).learned
         told = [f"{skipped:,} meta-steps were skipped, since their meta-gradients were not finite"] if skipped else []
         self.reasons = (reason, *data.plan.reasons, *told)
         return self
 
-    def adapt(self, X: Any, y: Any, *, members: int = MEMBERS) -> "Adapted":
+    def adapt(self, X: Any, y: Any, *, sample_weight: Any = None) -> "Adapted":
         """Adapt to a new task.
 
         Args:
             X: features of its labelled rows, in the order (or under the names) of training.
             y: their targets.
-            members: regression: adaptations whose disagreement is the spread.
+            sample_weight: how much each row counts, `[rows]`.
 
         Returns:
-            The learner, adapted: `predict`, `predict_proba`, and for a regression `predict_spread`.
+            The learner, adapted: `predict`, `predict_proba`, and for a regression `predict_interval`.
+        """
+        return self.adapt_many([(X, y) if sample_weight is None else (X, y, sample_weight)])[0]
+
+    def adapt_many(self, tasks: Sequence[tuple[Any, ...]]) -> "list[Adapted]":
+        """Adapt to many tasks, or to many draws from one, those of like sizes in one call of one compiled program.
+
+        Args:
+            tasks: features and targets of each, `(X, y)` or `(X, y, sample_weight)`.
+
+        Returns:
+            The learner, adapted to each.
         """
         learned = self.trained()
-        columns = columns_of(X, learned.preparation.features)
-        target = as_target(y, learned.design.kind, "y")
+        supports = []
+        for X, y, *weight in tasks:
+            columns = columns_of(X, learned.preparation.features)
+            supports.append(Support(columns, as_target(y, learned.design.kind, "y"), *weight))
+        found = adaptation.adapt_many(learned, supports)
         if learned.regression:
-            return Adapted(model.adapt(learned, columns, target, members=members), {})
-        return Adapted(model.adapt(learned, columns, target), dict(zip(target.tolist(), np.asarray(y), strict=True)))
+            return [Adapted(task, {}) for task in found]
+        originals = [
+            dict(zip(support.target.tolist(), np.asarray(task[1]), strict=True))
+            for support, task in zip(supports, tasks, strict=True)
+        ]
+        return [Adapted(task, original) for task, original in zip(found, originals, strict=True)]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What it was made with, as scikit-learn's `clone` asks for it."""
+        return {name: getattr(self, name) for name in PARAMETERS}
+
+    def set_params(self, **params: Any) -> "TabularMetaLearner":
+        """The same learner with other settings; what it has learned stays until `fit`.
+
+        Raises:
+            InnerloopError: if there is no such setting.
+        """
+        for name, value in params.items():
+            if name not in PARAMETERS:
+                raise InnerloopError(f"There is no setting {name!r}; {nearest(name, PARAMETERS)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        usual = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        changed = [f"{name}={value!r}" for name, value in self.get_params().items() if repr(value) != repr(usual[name])]
+        return f"TabularMetaLearner({', '.join(changed)})"
 
     def save(self, folder: str | Path) -> None:
         """Write weights (safetensors), configuration (JSON) and a model card."""
@@ -181,155 +218,28 @@ class Adapted:
         """The most probable label, or the predicted target, of each row."""
         columns = columns_of(X, self.task.learned.preparation.features)
         if self.classes is None:
-            return self.task.targets(columns)[0]
+            return self.task.targets(columns)
         return self.classes[self.task.probabilities(columns).argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each label, in the order of `classes`, `[rows, classes]`."""
         if self.classes is None:
-            raise InnerloopError("A regression has no probabilities; use predict_spread.")
+            raise InnerloopError("A regression has no probabilities; use predict_interval.")
         return self.task.probabilities(columns_of(X, self.task.learned.preparation.features))
 
+    def predict_interval(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the 90 % predictive interval of each row, in the targets' units, `[rows]` each.
+
+        Nine in ten rows of the tasks that training held out fell into theirs.
+        """
+        _, low, high = self._regression().interval(columns_of(X, self.task.learned.preparation.features))
+        return low, high
+
     def predict_spread(self, X: Any) -> np.ndarray:
-        """The disagreement of adaptations to reweighted support sets, in the targets' units, `[rows]`."""
+        """The standard deviation of a normal distribution with these intervals, in the targets' units, `[rows]`."""
+        return self._regression().spread(columns_of(X, self.task.learned.preparation.features))
+
+    def _regression(self) -> AdaptedTask:
         if self.classes is not None:
-            raise InnerloopError("A classification has no spread; use predict_proba.")
-        return self.task.targets(columns_of(X, self.task.learned.preparation.features))[1]
-
-
-class _FewShot(BaseEstimator):
-    """What both estimators share. An instance is one task: `fit` adapts, in well under a second."""
-
-    def __init__(self, pretrained: Any = None):  # scikit-learn sets what it likes; `fit` looks at it
-        self.pretrained = pretrained
-
-    def _learned(self, X: np.ndarray, kind: Kind) -> TrainedLearner:
-        given = self.pretrained
-        if given is None:
-            return cold(X, kind)
-        if isinstance(given, str | Path):
-            given = TabularMetaLearner.load(given)
-        if not isinstance(given, TabularMetaLearner):
-            raise InnerloopError(
-                f"pretrained is {given!r}; it must be a TabularMetaLearner, the folder of one, or None."
-            )
-        learned = given.trained()
-        if learned.design.kind != kind:
-            raise InnerloopError(
-                f"pretrained is a learner of {learned.design.kind}; this estimator needs one of {kind}."
-            )
-        return learned
-
-    def _validated(self, X: Any, y: Any = "no_validation") -> Any:
-        """`X`, or `X` and `y` in fitting, as arrays; gaps are allowed in `X`."""
-        if isinstance(y, str):
-            return validate_data(self, X, reset=False, ensure_all_finite="allow-nan", dtype=np.float64)
-        numeric = isinstance(self, RegressorMixin)
-        return validate_data(self, X, y, y_numeric=numeric, ensure_all_finite="allow-nan", dtype=np.float64)
-
-    def _columns(self, X: np.ndarray, learned: TrainedLearner) -> Columns:
-        """The features that the learner reads: by name, where both it and the rows of `fit` have names."""
-        features, names = learned.preparation.features, getattr(self, "feature_names_in_", None)
-        if names is None or self.pretrained is None or all(feature.name.isdigit() for feature in features):
-            return columns_of(X, features)
-        return matched({str(name): X[:, i] for i, name in enumerate(names)}, features, "X")
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        return tags
-
-
-class FewShotClassifier(ClassifierMixin, _FewShot):
-    """A classifier of small tasks that starts from a meta-trained learner.
-
-    Args:
-        pretrained: a `TabularMetaLearner`, or the folder of one; `None` starts cold, from random features of the task.
-
-    Attributes:
-        classes_: the labels.
-        n_features_in_: the number of features.
-
-    Example:
-        >>> import numpy as np
-        >>> from innerloop import FewShotClassifier
-        >>> x = np.array([[0.0, 0.1], [0.2, 0.0], [1.0, 0.9], [0.8, 1.0]])
-        >>> FewShotClassifier().fit(x, ["a", "a", "b", "b"]).predict([[0.9, 0.9]])
-        array(['b'], dtype='<U1')
-    """
-
-    def fit(self, X: Any, y: Any) -> "FewShotClassifier":
-        """Adapt to labelled rows.
-
-        Args:
-            X: features, `[rows, features]`.
-            y: labels, `[rows]`.
-        """
-        X, y = self._validated(X, y)
-        check_classification_targets(y)
-        self.classes_, encoded = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise InnerloopError(f"y has only one class ({self.classes_[0]!r}); at least two classes are needed.")
-        learned = self._learned(X, "classification")
-        texts = [label_text(label) or "" for label in self.classes_.tolist()]
-        if len(set(texts)) < len(texts):  # labels such as 1 and "1"
-            texts = [f"class {i}" for i in range(len(texts))]
-        self._places = {text: i for i, text in enumerate(texts)}
-        target = np.array([texts[i] for i in encoded], object)
-        self._task = model.adapt(learned, self._columns(X, learned), target)
-        return self
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each of `classes_`, `[rows, classes]`."""
-        check_is_fitted(self)
-        X = self._validated(X)
-        found = self._task.probabilities(self._columns(X, self._task.learned))
-        order = [self._task.labels.index(text) for text in self._names()]
-        return found[:, order]
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each row."""
-        check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-    def _names(self) -> list[str]:
-        known = list(self._places)
-        if set(known) == set(self._task.labels):
-            return known
-        return ["true" if label == "1" else "false" for label in known]  # the learner knows 1 and 0 as true and false
-
-
-class FewShotRegressor(RegressorMixin, _FewShot):
-    """A regression of small tasks that starts from a meta-trained learner.
-
-    Args:
-        pretrained: a `TabularMetaLearner`, or the folder of one; `None` starts cold, from random features of the task.
-
-    Attributes:
-        n_features_in_: the number of features.
-
-    Example:
-        >>> import numpy as np
-        >>> from innerloop import FewShotRegressor
-        >>> x = np.linspace(-1, 1, 20)[:, None]
-        >>> bool(FewShotRegressor().fit(x, 2 * x[:, 0]).score(x, 2 * x[:, 0]) > 0.9)
-        True
-    """
-
-    def fit(self, X: Any, y: Any) -> "FewShotRegressor":
-        """Adapt to labelled rows.
-
-        Args:
-            X: features, `[rows, features]`.
-            y: targets, `[rows]`.
-        """
-        X, y = self._validated(X, y)
-        learned = self._learned(X, "regression")
-        self._task = model.adapt(learned, self._columns(X, learned), np.asarray(y, np.float64))
-        return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The predicted target of each row."""
-        check_is_fitted(self)
-        X = self._validated(X)
-        return self._task.targets(self._columns(X, self._task.learned))[0]
+            raise InnerloopError("A classification has no intervals; use predict_proba.")
+        return self.task

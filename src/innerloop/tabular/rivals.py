@@ -72,9 +72,9 @@ def pooled(pool: Pool, seed: int = 0) -> dict[str, Rival]:
         return {}
     chosen = np.random.default_rng(seed).permutation(len(pool.y))[:MOST_ROWS]
     pool = Pool(pool.x[chosen], pool.y[chosen], pool.tasks[chosen], pool.labels)
-    if pool.labels:
-        return _pooled_classes(pool, seed)
-    return _pooled_targets(pool, seed)
+    limits = require("threadpoolctl", "tabular", "A pooled model")
+    with limits.threadpool_limits(1):  # small models, whose threads wait for each other longer than they work
+        return _pooled_classes(pool, seed) if pool.labels else _pooled_targets(pool, seed)
 
 
 def _pooled_targets(pool: Pool, seed: int) -> dict[str, Rival]:

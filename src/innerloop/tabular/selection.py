@@ -32,9 +32,12 @@ class Candidate(NamedTuple):
 
 
 def candidates(data: Prepared) -> list[Candidate]:
-    """The designs that are possible where the user left the choice open, the first one being what is planned."""
+    """The designs that are possible where the user left the choice open, the first one being what is planned.
+
+    The preset `fast` tries no other.
+    """
     planned, choices = data.plan.design, data.choices
-    if planned.image is not None or planned.start != "shrunk" or choices.start != "auto":
+    if choices.preset == "fast" or planned.image is not None or planned.start != "shrunk" or choices.start != "auto":
         return [Candidate("as planned", planned)]
     common = "trees and network" if planned.pooled else "network"
     found = [Candidate(f"{common}, moved towards the task", planned)]

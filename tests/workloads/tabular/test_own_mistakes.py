@@ -100,7 +100,7 @@ def test_a_check_reports_what_is_wrong_by_its_status(sheet, capsys):
     said = capsys.readouterr().out
     for each in (
         "! paid alone tells the classes",
-        "! the same in every row, so of no use: same",
+        "the same in every row, so of no use: same",
         "size: missing in 1 rows",
         "2 rows have the same features as a row of another task",
         "1 tasks cannot be learned from and are left out (lonely: 1 rows",
@@ -108,6 +108,35 @@ def test_a_check_reports_what_is_wrong_by_its_status(sheet, capsys):
     ):
         assert each in said
     assert "did you mean 'check'" not in refused(capsys, "data", "look", "shops.csv")
+
+
+def test_a_check_says_whether_training_accepts_the_data(sheet, capsys):
+    ask = ["--task-column=shop", "--target=paid", "--features=size"]
+    table = sheets.rows(tasks=8, each=10)
+    for i, row in enumerate(table):
+        row[1] = i % 10  # the same grid in all tasks, under targets of their own
+    sheets.write(sheet, table)
+    assert cli.run(["data", "check", "shops.csv", *ask]) == 0
+    assert "also occur in training tasks, 0 with the same target" in capsys.readouterr().out
+    assert cli.run(["data", "check", "shops.csv", *ask, "--evaluation.sizes", "64"]) == 1
+    assert "! no test task has more than 64 rows" in capsys.readouterr().out
+    sheets.write(sheet, [[row[0], 1, *row[2:]] for row in table])
+    assert cli.run(["data", "check", "shops.csv", *ask]) == 1
+    assert "! training refuses it: No feature varies" in capsys.readouterr().out
+
+
+def test_a_check_of_images_says_whether_training_accepts_them(tmp_path, monkeypatch, capsys):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    for label in "abcdefg":
+        (tmp_path / "signs" / label).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.random.default_rng((ord(label), i)).integers(0, 256, (8, 8)).astype(np.uint8)
+            image.fromarray(pixels).save(tmp_path / "signs" / label / f"{i}.png")
+    assert cli.run(["data", "check", "signs", "--ways=2"]) == 0
+    capsys.readouterr()
+    assert cli.run(["data", "check", "signs", "--ways=5"]) == 1
+    assert "need at least 15" in capsys.readouterr().out
 
 
 def test_adaptation_that_does_not_fit_the_learner(shops, capsys):

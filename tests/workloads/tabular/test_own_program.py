@@ -9,6 +9,7 @@ import pytest
 from innerloop import artifacts
 from innerloop.cli import main as cli
 from innerloop.runs.rundir import existing
+from innerloop.tabular import adaptation
 from innerloop.tabular import artifact as model
 from innerloop.workloads import registered
 from workloads.tabular import sheets
@@ -72,7 +73,7 @@ def test_a_model_loads_elsewhere_to_the_same_bits_and_is_refused_when_damaged(sh
     random = np.random.default_rng(0)
     columns = {"size": random.normal(size=9), "price": random.normal(size=9), "colour": np.array(["red"] * 9, object)}
     target = np.array(["yes", "no", "no"] * 3, object)
-    one, other = (model.adapt(each, columns, target).probabilities(columns) for each in (learned, again))
+    one, other = (adaptation.adapt(each, columns, target).probabilities(columns) for each in (learned, again))
     np.testing.assert_array_equal(one, other)
 
     weights = tmp_path / "copy" / artifacts.WEIGHTS
@@ -87,7 +88,7 @@ def test_a_model_loads_elsewhere_to_the_same_bits_and_is_refused_when_damaged(sh
 
 
 @pytest.mark.slow
-def test_a_regression_predicts_with_a_spread(tmp_path, monkeypatch, capsys):
+def test_a_regression_predicts_with_intervals(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sheets.write(tmp_path / "shops.csv", sheets.rows())
     regression = [each for each in sheets.TRAIN if "bought" not in each]
@@ -101,7 +102,7 @@ def test_a_regression_predicts_with_a_spread(tmp_path, monkeypatch, capsys):
         rows = list(csv.DictReader(file))
     predicted = np.array([float(row["prediction"]) for row in rows])
     assert np.corrcoef(predicted, [row[6] for row in new[16:]])[0, 1] > 0.6
-    assert min(float(row["spread"]) for row in rows) > 0
+    assert min(float(row["high"]) - float(row["low"]) for row in rows) > 0
 
 
 @pytest.mark.slow

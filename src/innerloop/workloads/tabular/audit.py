@@ -2,13 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from innerloop.errors import InnerloopError
+from innerloop.tabular.draws import enough
+from innerloop.tabular.prepare import prepare
 from innerloop.tabular.rows import Rows, split, usable
 from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
+from innerloop.workloads.tabular.defaults import choices_of
 from innerloop.workloads.tabular.loading import load
 
 SUSPICIOUS = 0.98
@@ -27,7 +32,7 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
     """Report on the data of a configuration.
 
     Returns:
-        0, or 1 if something is wrong.
+        0 if training accepts it and nothing that was looked at would spoil the result; otherwise 1.
 
     Raises:
         InnerloopError: if it cannot be read at all.
@@ -35,7 +40,7 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
     loaded = load(config)
     for line in (*loaded.reasons, *loaded.rows.notes):
         say(f"  {line}")
-    findings = findings_of(config, loaded.rows)
+    findings = [*findings_of(config, loaded.rows), *_refused(config, loaded.rows)]
     for text, wrong in findings:
         say(f"{'!' if wrong else ' '} {text}")
     number = sum(finding.wrong for finding in findings)
@@ -55,6 +60,23 @@ def findings_of(config: Config, rows: Rows) -> list[Finding]:
         *_giving_away(rows),
         *_twice(config, rows),
     ]
+
+
+def _refused(config: Config, rows: Rows) -> list[Finding]:
+    """What training would say, if it does not accept the data."""
+    try:
+        chosen = choices_of(config)
+        data = prepare(rows, chosen if chosen.pooled == "trees" else replace(chosen, pooled="none"))
+        for part in data.parts:
+            data.distribution(part)
+        test, sizes = data.parts.get("test"), data.plan.sizes
+        if test is not None and not test.image:
+            targets = [test.target[test.tasks == task] for task in range(len(test.names))]
+            if not any(enough(target, size) for target in targets for size in sizes):
+                return [Finding(f"no test task has more than {min(sizes)} rows, so none can be judged", True)]
+    except InnerloopError as error:
+        return [Finding(f"training refuses it: {error}", True)]
+    return []
 
 
 def _sizes(rows: Rows) -> list[Finding]:
@@ -102,7 +124,7 @@ def _missing(rows: Rows) -> list[Finding]:
             continue
         if missing.any():
             share = float(missing.mean())
-            lines.append(Finding(f"{name}: missing in {missing.sum():,} rows ({100 * share:.1f} %)", share > 0.5))
+            lines.append(Finding(f"{name}: missing in {missing.sum():,} rows ({100 * share:.1f} %)"))
     return lines
 
 
@@ -115,7 +137,7 @@ def _constant(rows: Rows) -> list[Finding]:
             constant = not (values != values[:1]).any()
         if constant:
             names.append(name)
-    return [Finding(f"the same in every row, so of no use: {listed(names)}", True)] if names else []
+    return [Finding(f"the same in every row, so of no use: {listed(names)}")] if names else []
 
 
 def _giving_away(rows: Rows) -> list[Finding]:
@@ -168,15 +190,20 @@ def roc_area(positive: np.ndarray, values: np.ndarray) -> float:
 
 
 def _twice(config: Config, rows: Rows) -> list[Finding]:
-    """Equal rows in several tasks, and in training tasks as well as in those held out."""
+    """Equal rows in several tasks, and in training tasks as well as in those held out.
+
+    Tasks often share rows, such as molecules or times. They spoil a result where their targets are equal too.
+    """
     number = min(len(rows.target), ROWS_LOOKED_AT)
     owners: dict[bytes, set[int]] = {}
+    told: dict[tuple[bytes, str], set[int]] = {}
     digests = []
     for i in range(number):
         digest = hashlib.blake2b(digest_size=12)
         for values in rows.columns.values():
             cell = values[i]
             digest.update(cell.tobytes() if isinstance(cell, np.ndarray | np.generic) else repr(cell).encode())
+        told.setdefault((digest.digest(), repr(rows.target[i])), set()).add(int(rows.tasks[i]))
         digests.append(digest.digest())
         owners.setdefault(digests[-1], set()).add(int(rows.tasks[i]))
     shared = np.array([len(owners[digest]) > 1 for digest in digests])
@@ -201,12 +228,16 @@ def _twice(config: Config, rows: Rows) -> list[Finding]:
                 if here
             )
             share = leaked / max(int(of_part.sum()), 1)
+            known = sum(
+                any(rows.names[task] in training for task in told[digests[i], repr(rows.target[i])])
+                for i in np.flatnonzero(of_part)
+            )
             if leaked:
                 lines.append(
                     Finding(
-                        f"{leaked:,} rows of {part} tasks ({100 * share:.1f} %) also occur in training tasks; their "
-                        "targets may differ, since they belong to other tasks",
-                        share > 0.5,
+                        f"{leaked:,} rows of {part} tasks ({100 * share:.1f} %) also occur in training tasks, "
+                        f"{known:,} with the same target",
+                        rows.regression and known > of_part.sum() / 2,
                     )
                 )
     return lines

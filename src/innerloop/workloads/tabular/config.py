@@ -121,8 +121,6 @@ class Adaptation:
     """where the predictions are written"""
     target: str = ""
     """the column of labels; empty: as in training"""
-    members: int = 16
-    """regression: adaptations whose disagreement is the spread"""
 
 
 @dataclass(frozen=True)

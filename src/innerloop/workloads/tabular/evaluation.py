@@ -15,7 +15,9 @@ from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.tabular import learner, rivals
-from innerloop.tabular.artifact import TrainedLearner, pad, support_targets
+from innerloop.tabular.adaptation import pad, support_targets
+from innerloop.tabular.artifact import TrainedLearner
+from innerloop.tabular.draws import Draw, enough, judgeable, stratified
 from innerloop.tabular.episodes import ClassEpisodes, padded_size
 from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
@@ -24,15 +26,8 @@ from innerloop.tabular.rivals import Rival
 from innerloop.tabular.rows import Rows, rows_of
 from innerloop.workloads.tabular.comparison import rival_scores, rivals_of
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.metrics import (
-    LOWER_IS_BETTER,
-    Draw,
-    enough,
-    judgeable,
-    metrics_of,
-    spread_of,
-    stratified,
-)
+from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER, metrics_of, spread_of
+from innerloop.workloads.tabular.trust import trust
 from innerloop.workloads.tabular.verdict import OURS, UNTRAINED, verdict
 
 Method = Callable[[Inputs, np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]], dict[str, list[float]]]
@@ -63,8 +58,8 @@ def score(
         untrained: the learner before training.
 
     Returns:
-        `verdict`, a sentence; `tables`, see `evaluate`, or `None` if no task is held out for a test; and the scores of
-        the single tasks, see `score_name`.
+        `verdict`, a sentence; `tables`, see `evaluate`, or `None` if no task is held out for a test; `certainty`, see
+        `trust`; and the scores of the single tasks, see `score_name`.
     """
     rows = data.parts.get("test")
     if rows is None:
@@ -80,7 +75,9 @@ def score(
             others = rivals_of(data) if config.evaluation.baselines else {}
         sizes, draws = data.plan.sizes, config.evaluation.draws
         found = evaluate(learned, rows, sizes, draws, others=others, untrained=untrained, progress=progress)
-    return Result({"tables": found.values, "verdict": verdict(found.values)}, found.scores)
+    certainty = None if rows.image else trust(learned, rows, data.plan.sizes)
+    values = {"tables": found.values, "verdict": verdict(found.values), "certainty": certainty}
+    return Result(values, found.scores)
 
 
 def score_name(method: str, metric: str, size: int | str) -> str:
@@ -173,7 +170,8 @@ def evaluate(
     methods: dict[str, Method] = {OURS: partial(_adapted_scores, learned)}
     if untrained is not None:
         methods[UNTRAINED] = partial(_adapted_scores, untrained)
-    methods |= {name: partial(rival_scores, rival, learned.design.pooled) for name, rival in (others or {}).items()}
+    seen = learned.design.pooled, learned.units
+    methods |= {name: partial(rival_scores, rival, *seen) for name, rival in (others or {}).items()}
     return _evaluated(methods, learned.preparation, rows, sizes, draws, draw or stratified, progress)
 
 
@@ -188,7 +186,7 @@ def evaluate_rivals(
 ) -> Result:
     """The same for models that are fitted on each support set alone, without a learner beside them."""
     methods: dict[str, Method] = {
-        name: partial(rival_scores, rival, 0) for name, rival in rivals.alone(rows.regression).items()
+        name: partial(rival_scores, rival, 0, (0.0, 1.0)) for name, rival in rivals.alone(rows.regression).items()
     }
     return _evaluated(methods, preparation, rows, sizes, draws, draw or stratified, progress)
 

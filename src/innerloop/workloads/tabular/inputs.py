@@ -11,24 +11,27 @@ from innerloop.pictures import images_below
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import matched, require_features
 from innerloop.tabular.features import Columns
+from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.tables import Column, Table, label_texts, read
 
 
 class Support(NamedTuple):
-    """Labelled rows of a task, and what was noticed."""
+    """Labelled rows, the task of each if the table names it, and what was noticed."""
 
     columns: Columns
     target: np.ndarray
+    tasks: np.ndarray | None
     notes: tuple[str, ...]
 
 
 class Query(NamedTuple):
-    """Rows to predict, the columns that name them, their labels if there are any, and what was noticed."""
+    """Rows to predict, the columns that name them, their labels and tasks if there are any, and what was noticed."""
 
     columns: Columns
     kept: dict[str, list[str]]
     target: np.ndarray | None
+    tasks: np.ndarray | None
     rows: int
     notes: tuple[str, ...]
 
@@ -41,8 +44,13 @@ def support(learned: TrainedLearner, path: Path, target: str) -> Support:
     """
     if learned.design.image:
         files = images_below(_folder(path))
+        if flat := [file.name for file in files if file.parent == path]:
+            raise InnerloopError(
+                f"{path} holds images that belong to no class ({listed(flat, 3)}); put those of each class into a "
+                f"folder of its own, such as {path / 'CLASS' / flat[0]}."
+            )
         labels = np.array([file.parent.name for file in files], object)
-        return Support(_pixels(learned, files), labels, ())
+        return Support(_pixels(learned, files), labels, None, ())
     table = Table(path)
     columns = matching_columns(learned, table)
     if not target:
@@ -53,7 +61,8 @@ def support(learned: TrainedLearner, path: Path, target: str) -> Support:
         raise InnerloopError(f"No row of {path} has a target in {target!r}; label some rows of the task.")
     left_out = f"{(~known).sum():,} of {len(known):,} support rows have no target and are left out"
     notes = () if known.all() else (left_out,)
-    return Support(_read(learned, table, columns, known), values[known], notes)
+    tasks = _tasks(learned, table)
+    return Support(_read(learned, table, columns, known), values[known], None if tasks is None else tasks[known], notes)
 
 
 def query(learned: TrainedLearner, path: Path, target: str) -> Query:
@@ -65,7 +74,9 @@ def query(learned: TrainedLearner, path: Path, target: str) -> Query:
     if learned.design.image:
         files = images_below(_folder(path))
         names = {"file": [str(file.relative_to(path)) for file in files]}
-        return Query(_pixels(learned, files), names, None, len(files), ())
+        folders = all(file.parent != path for file in files)
+        labels = np.array([file.parent.name for file in files], object) if folders else None
+        return Query(_pixels(learned, files), names, labels, None, len(files), ())
     table = Table(path)
     columns = matching_columns(learned, table)
     features = {column.name for column in columns}
@@ -84,7 +95,7 @@ def query(learned: TrainedLearner, path: Path, target: str) -> Query:
     for batch in table.batches(names) if names else ():
         for name in names:
             kept[name] += ["" if value is None else str(value) for value in batch.column(name).to_pylist()]
-    return Query(_read(learned, table, columns), kept, labels, table.rows, notes)
+    return Query(_read(learned, table, columns), kept, labels, _tasks(learned, table), table.rows, notes)
 
 
 def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
@@ -112,6 +123,14 @@ def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
 def _read(learned: TrainedLearner, table: Table, columns: list[Column], kept: np.ndarray | None = None) -> Columns:
     """The features of the rows, or of some of them."""
     return matched(read(table, columns, kept), learned.preparation.features, str(table.path))
+
+
+def _tasks(learned: TrainedLearner, table: Table) -> np.ndarray | None:
+    """The task of each row, if the table has the column that named tasks in training, and no feature has its name."""
+    name = str(learned.facts.get("task_column") or "")
+    if name not in table.columns or name in {feature.name for feature in learned.preparation.features}:
+        return None
+    return label_texts(table, name)
 
 
 def _target(learned: TrainedLearner, table: Table, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
                 frozenset(i for i, method in enumerate(methods) if method == OURS),
             )
         )
-    return [*shown, *_differences(found), *_steps(found)]
+    return [*shown, *_differences(found), *_certainty(result), *_steps(found)]
 
 
 def _differences(found: Mapping[str, Any]) -> list[Table]:
@@ -71,6 +71,20 @@ def _differences(found: Mapping[str, Any]) -> list[Table]:
             (f"mean ± 95 % interval; {better} 0 the learner is better",),
         )
     ]
+
+
+def _certainty(result: Mapping[str, Any]) -> list[Table]:
+    """Coverage of intervals, or calibration of probabilities, on test tasks."""
+    found = result.get("certainty") or {}  # which older results lack
+    if coverage := found.get("coverage"):
+        cells = tuple(f"{100 * share:.1f} ± {100 * width:.1f} %" for share, width, _ in coverage.values())
+        rows = (("rows within their 90 % interval", *cells),)
+        return [Table("predictive intervals", ("support size", *coverage), rows, ("calibrated on validation tasks",))]
+    if reliability := found.get("reliability"):
+        cells = tuple(f"{of_size['error']:.{DIGITS}f}" for of_size in reliability.values())
+        note = "expected calibration error: how far probabilities are from frequencies, on average"
+        return [Table("probabilities", ("support size", *reliability), (("calibration error", *cells),), (note,))]
+    return []
 
 
 def _interval(found: Mapping[str, Any], values: Sequence[float]) -> tuple[float, float]:
@@ -112,6 +126,7 @@ def sections(data: Prepared, result: Mapping[str, Any], records: Sequence[Mappin
         shown.insert(0, Section("Does meta-learning help here?", f"<p><b>{escape(result['verdict'])}</b></p>"))
     return [
         *shown,
+        *_reliability(result),
         Section(
             "What was chosen, and why", f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in _choices(data))}</ul>"
         ),
@@ -120,6 +135,27 @@ def sections(data: Prepared, result: Mapping[str, Any], records: Sequence[Mappin
             f"<figure>{learning}</figure>",
             "Mean loss of query rows after adaptation; the state with the lowest loss on held-out tasks is kept.",
         ),
+    ]
+
+
+def _reliability(result: Mapping[str, Any]) -> list[Section]:
+    """How often the most probable class is right, by its probability."""
+    reliability = (result.get("certainty") or {}).get("reliability")
+    if not reliability:
+        return []
+    figure, axis = plots.pyplot().subplots(figsize=(4.6, 4.2))
+    axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    for i, (size, of_size) in enumerate(reliability.items()):
+        chances, frequencies, _ = zip(*of_size["bins"], strict=True)
+        axis.plot(chances, frequencies, "o-", color=plots.COLOURS[i % len(plots.COLOURS)], label=f"{size} rows")
+    axis.set(xlabel="probability of the most probable class", ylabel="share of right ones", xlim=(0, 1), ylim=(0, 1))
+    axis.legend(fontsize=7)
+    return [
+        Section(
+            "Are probabilities what they say?",
+            f"<figure>{plots.as_svg(figure)}</figure>",
+            "Rows of test tasks; on the diagonal a probability is a frequency. Calibrated on validation tasks.",
+        )
     ]
 
 

@@ -1,7 +1,7 @@
 """One sitting with a run on a user's own tasks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import Examined, StepInfo
 from innerloop.tabular.artifact import TrainedLearner, save
+from innerloop.tabular.calibration import Settled, settled
 from innerloop.tabular.fit import Fit
 from innerloop.tabular.prepare import Prepared, prepare
 from innerloop.tabular.selection import selected
@@ -49,6 +50,7 @@ class TabularSession:
         self.costs: dict[str, Any] = {}
         self._reasons = reasons
         self._fitting = data.fitting()
+        self._settled: dict[int, Settled] = {}
 
     @classmethod
     def open(cls, config: Config, progress: Progress, *, resolve: bool = False) -> "TabularSession":
@@ -119,7 +121,15 @@ class TabularSession:
         save(self._learner(state, self._facts(result)), folder)
 
     def _learner(self, state: Fit, facts: Mapping[str, Any] | None = None) -> TrainedLearner:
-        return self.data.learned(state.best, facts)
+        step, data = int(state.best_step), self.data
+        if step not in self._settled:
+            sizes = sorted({*data.plan.supports, *data.plan.sizes})
+            untrained = data.learned(self._fitting.start(self.config.seed).best)
+            found = settled(untrained, data.learned(state.best), data.parts.get("valid"), sizes)
+            if not found.trained:
+                self.progress.say("training gained nothing certain on validation tasks: the untrained learner is taken")
+            self._settled[step] = found
+        return replace(self._settled[step].learned, facts=dict(facts or {}))
 
     def _facts(self, result: Mapping[str, Any] | None) -> dict[str, Any]:
         """What the model card says."""
