@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from innerloop.core.finite import SKIPPED
 from innerloop.errors import InnerloopError
 from innerloop.tabular import adaptation
 from innerloop.tabular import artifact as model
@@ -97,15 +98,22 @@ class TabularMetaLearner:
         fit = fitting.start(self.seed)
         if self.initial is not None:
             fit = fit._replace(state=fit.state._replace(meta=started_from(fit.state.meta, self.initial)))
+        skipped = 0
         for now, info in fitting.run(fit):
             fit = now
+            skipped += int(info.metrics[SKIPPED])
             info.require_finite("lower the learning rates, or scale what is extreme in the features")
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
         sizes = sorted({*data.plan.supports, *data.plan.sizes})
-        untrained = data.learned(fitting.start(self.seed).best, facts)
-        self.learned = settled(untrained, data.learned(fit.best, facts), data.parts.get("valid"), sizes).learned
-        self.reasons = (reason, *data.plan.reasons)
+        before = fitting.start(self.seed).best
+        if self.initial is not None:
+            before = started_from(before, self.initial)
+        self.learned = settled(
+            data.learned(before, facts), data.learned(fit.best, facts), data.parts.get("valid"), sizes
+        ).learned
+        told = [f"{skipped:,} meta-steps were skipped, since their meta-gradients were not finite"] if skipped else []
+        self.reasons = (reason, *data.plan.reasons, *told)
         return self
 
     def adapt(self, X: Any, y: Any, *, sample_weight: Any = None) -> "Adapted":
