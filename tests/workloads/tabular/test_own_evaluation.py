@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from innerloop.tabular.draws import stratified
 from innerloop.tabular.identity import identities
 from innerloop.tabular.rows import Rows, part_named, split, usable
 from innerloop.workloads.tabular.audit import roc_area
-from innerloop.workloads.tabular.metrics import average_precision, metrics_of, stratified
+from innerloop.workloads.tabular.metrics import average_precision, metrics_of
 
 RNG = np.random.default_rng(0)
 
