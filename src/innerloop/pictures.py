@@ -1,5 +1,6 @@
 """Image files as a network reads them: sizes, colours and ink as those that it was trained on."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,11 @@ from innerloop.extras import require
 from innerloop.text import listed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-GREY_MODES = ("1", "L", "I", "I;16", "LA")
+GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F", "LA")
+RANGES = (255.0, 4095.0, 65535.0)
+"""The largest values of images of 8, 12 and 16 bits."""
+ASIDE = ("__MACOSX",)
+"""Folders of other programs, beside all those whose names begin with a dot."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class ImageFormat:
             picture = picture.convert("RGBA")
             paper = image.new("RGBA", picture.size, "white")
             picture = image.alpha_composite(paper, picture)
+        if picture.mode.startswith(("I", "F")):
+            picture = image.fromarray(in_bytes(np.asarray(picture)))
         picture = picture.convert("L" if self.channels == 1 else "RGB")
         if picture.size != (self.width, self.height):
             method = image.Resampling.LANCZOS if self.resampling == "lanczos" else image.Resampling.BOX
@@ -77,16 +84,53 @@ class ImageFormat:
         return 255 - pixels if self.inverted else pixels
 
 
+def in_bytes(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits, or real ones, as unsigned bytes.
+
+    White is 1 for real numbers of no more than that, and otherwise the largest value of the fewest bits, of 8, 12 and
+    16, that hold the image, if it has whole numbers: a deep image keeps its greys. Anything else goes from its least
+    to its largest value.
+
+    Example:
+        >>> in_bytes(np.array([0, 65535], np.uint16)).tolist(), in_bytes(np.array([0.0, 0.5, 1.0])).tolist()
+        ([0, 255], [0, 128, 255])
+    """
+    numbers = np.nan_to_num(np.asarray(values, np.float64))
+    low, high = float(numbers.min(initial=0.0)), float(numbers.max(initial=0.0))
+    whole = values.dtype.kind in "iu"
+    if low >= 0 and high <= 1 and not whole:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= RANGES[-1]:
+        bits = RANGES[1:] if values.dtype == np.uint16 else RANGES
+        low, high = 0.0, min(most for most in bits if most >= high)
+    return np.round(255 * (numbers - low) / ((high - low) or 1.0)).astype(np.uint8)
+
+
 def images_below(path: Path) -> list[Path]:
-    """All images, in order of their names.
+    """All images, in order of their names, also in folders that are links; not what other programs leave behind.
 
     Raises:
         InnerloopError: if there is none.
     """
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files, seen = [], set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        true = os.path.realpath(folder)
+        below[:] = [] if true in seen else sorted(name for name in below if not _is_aside(name))
+        if true not in seen:
+            files += [Path(folder, name) for name in names if _is_image(name)]
+        seen.add(true)
+    files = sorted(file for file in files if file.is_file())
     if not files:
         raise InnerloopError(f"There are no images below {path} ({listed(SUFFIXES)}); give another folder or a table.")
     return files
+
+
+def _is_aside(name: str) -> bool:
+    return name.startswith(".") or name in ASIDE
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
 def opened(image: Any, file: Any) -> Any:

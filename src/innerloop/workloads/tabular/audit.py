@@ -18,6 +18,8 @@ from innerloop.workloads.tabular.loading import load
 
 SUSPICIOUS = 0.98
 """A single feature that orders the classes of most tasks this well (area under the ROC curve) gives the target away."""
+ALIKE = 0.5
+"""A folder with a larger share of images that are equal, or of one shade each, shows nothing that could be learned."""
 ROWS_LOOKED_AT = 200_000
 
 
@@ -51,7 +53,7 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
 def findings_of(config: Config, rows: Rows) -> list[Finding]:
     """All that is to be said of the rows."""
     if rows.image:
-        return [*_sizes(rows), *_twice(config, rows)]
+        return [*_sizes(rows), *_alike(rows), *_twice(config, rows)]
     return [
         *_sizes(rows),
         *_unusable(rows),
@@ -102,6 +104,21 @@ def _sizes(rows: Rows) -> list[Finding]:
         possible = int(np.count_nonzero(fewest > shots))
         lines.append(Finding(f"{possible:,} tasks have more than {shots} rows of every class of theirs"))
     return lines
+
+
+def _alike(rows: Rows) -> list[Finding]:
+    """Images whose content was lost: all of one shade, or equal to one another."""
+    pixels = next(iter(rows.columns.values()))
+    blank = float(np.mean(pixels.min(axis=1) == pixels.max(axis=1)))
+    if blank > ALIKE:
+        return [
+            Finding(f"{100 * blank:.0f} % of the images are of one shade throughout: nothing is seen in them", True)
+        ]
+    _, counts = np.unique(np.array([hash(image.tobytes()) for image in pixels]), return_counts=True)
+    equal = counts.max() / len(pixels)
+    if equal > ALIKE:
+        return [Finding(f"{100 * equal:.0f} % of the images are equal: their classes cannot be told apart", True)]
+    return []
 
 
 def _unusable(rows: Rows) -> list[Finding]:
