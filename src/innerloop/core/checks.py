@@ -38,10 +38,42 @@ def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any) -> None:
         )
     if not isinstance(meta, Meta):
         raise InnerloopError(f"meta must be Meta(params, rule.init(params)), not {_kind(meta)}.")
+    if not jax.tree.leaves(meta.rule) and jax.tree.leaves(jax.eval_shape(rule.init, meta.params)):
+        raise InnerloopError(
+            "The rule learns numbers of its own, and meta has none of them; use Meta(params, rule.init(params))."
+        )
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise InnerloopError(f"steps must be a whole number known in advance, not {_kind(steps)}.")
     if steps < 0:
         raise InnerloopError(f"adapt cannot take steps={steps} inner steps; use 0 or more.")
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is no key of JAX.
+
+    Raises:
+        InnerloopError: naming what was given.
+    """
+    dtype = getattr(key, "dtype", None)
+    old = dtype == jnp.uint32 and jnp.shape(key) == (2,)
+    if not old and (dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or jnp.shape(key)):
+        raise InnerloopError(f"key must be a key such as jax.random.key(0), not {_kind(key)}.")
+
+
+def number_of_tasks(tasks: Any) -> int:
+    """The length of the leading axis of stacked tasks.
+
+    Raises:
+        InnerloopError: if leaves have none, or not the same.
+    """
+    lengths = {path_name(path): jnp.shape(leaf)[:1] for path, leaf in jax.tree.leaves_with_path(tasks)}
+    if len(set(lengths.values())) != 1 or () in lengths.values():
+        told = ", ".join(f"{length[0] if length else 'none'} at {name}" for name, length in list(lengths.items())[:6])
+        raise InnerloopError(
+            f"Tasks must be stacked along one leading axis of all their arrays, which have lengths of {told}; stack "
+            "them, for example with jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)."
+        )
+    return next(iter(lengths.values()))[0]
 
 
 def require_adjoint(value: Any) -> None:

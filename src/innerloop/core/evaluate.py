@@ -121,6 +121,7 @@ def evaluate(
         For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`; see `summarise`.
     """
     eval_losses = query_losses or {"query": loss}
+    tasks = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, tasks)
 
     def one(shared: Any, index: Array) -> Metrics:
         meta, tasks, key = shared

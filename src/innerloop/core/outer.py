@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from innerloop.core.checks import number_of_tasks, require_key
 from innerloop.core.finite import SKIPPED, updated_where
 from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
 from innerloop.core.trees import differentiable, merge, split
@@ -71,6 +72,7 @@ def init(params: Params, rule: InnerRule, optimizer: optax.GradientTransformatio
         optimizer: the outer optimiser.
         key: the run's key.
     """
+    require_key(key)
     meta = Meta(params, rule.init(params))
     trainable, _ = split(meta, differentiable(meta))
     return MetaState(meta, optimizer.init(trainable), jnp.zeros((), jnp.int32), key)
@@ -98,7 +100,7 @@ def meta_gradient(
             task, index = item
             return meta_loss(merge(trainable, constant), task, jax.random.fold_in(key, index))
 
-        indices = jnp.arange(jax.tree.leaves(tasks)[0].shape[0])
+        indices = jnp.arange(number_of_tasks(tasks))
         return mean_over_tasks(one, layout)((trainable, constant, key), (tasks, indices))
 
     return gradient

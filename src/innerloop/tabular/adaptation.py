@@ -230,6 +230,9 @@ def support_targets(learned: TrainedLearner, target: np.ndarray, weight: np.ndar
     """
     if not len(target):
         raise InnerloopError("The support set holds no rows; give some labelled rows of the task.")
+    if any(label is None for label in target.tolist()):
+        row = target.tolist().index(None) + 1
+        raise InnerloopError(f"The target of row {row} is missing; fill it, or leave the row out.")
     if learned.regression:
         values = np.asarray(target, np.float64)
         if not np.isfinite(values).all():

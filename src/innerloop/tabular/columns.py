@@ -82,6 +82,10 @@ def as_target(values: Any, kind: Kind, name: str = "the target") -> np.ndarray:
         InnerloopError: if a regression's target is no number.
     """
     given = np.asarray(values)
+    if given.ndim == 2 and given.shape[1] == 1:
+        given, values = given[:, 0], given[:, 0]
+    if given.ndim != 1:
+        raise InnerloopError(f"{name} has the shape {list(given.shape)}; it must be [rows], one target for each row.")
     if kind == "classification":
         return identities(values if isinstance(values, list | tuple) else given.tolist())
     if given.dtype.kind == "b":
@@ -99,6 +103,8 @@ def named_columns(X: Any) -> dict[str, np.ndarray]:
     Raises:
         InnerloopError: if a matrix has another shape.
     """
+    if isinstance(X, Mapping):
+        return {str(name): as_column(np.asarray(values)) for name, values in X.items()}
     if hasattr(X, "columns"):
         return {str(name): as_column(values) for name, values in _frame_columns(X)}
     values = np.asarray(X)
@@ -123,7 +129,7 @@ def columns_of(X: Any, features: Sequence[Feature]) -> Columns:
     Raises:
         InnerloopError: if X lacks one, or it is not what the learner was trained on.
     """
-    if hasattr(X, "columns"):
+    if hasattr(X, "columns") or isinstance(X, Mapping):
         return matched(named_columns(X), features, "X")
     values = np.asarray(X)
     width = sum(feature.width for feature in features)

@@ -73,6 +73,7 @@ class RaggedEpisodes:
             ((16, 8, 3), (16, 6))
         """
         y, tasks = np.asarray(y), np.asarray(tasks)
+        _require_numbers(y, tasks)
         if not supports or min(*supports, queries) < 1:
             raise InnerloopError(f"supports={supports} and queries={queries} must be at least 1 each.")
         lengths = {len(y), len(tasks), *(len(leaf) for leaf in jax.tree.leaves(x))}
@@ -237,6 +238,15 @@ class ClassEpisodes:
 
         support = batch(rows[:, :most], (jnp.arange(most) < shots).astype(jnp.float32))
         return Task(support, batch(rows[:, most:], jnp.ones(self.queries)))
+
+
+def _require_numbers(y: np.ndarray, tasks: np.ndarray) -> None:
+    for name, values in (("y", y), ("tasks", tasks)):
+        if values.dtype.kind not in "iubf" or values.ndim != 1:
+            raise InnerloopError(
+                f"{name} is an array of {values.dtype} with the shape {list(values.shape)}; it must hold a number for each "
+                "row, of a class its place among the classes: numpy.unique(values, return_inverse=True)[1]."
+            )
 
 
 def stratified(key: PRNGKey, labels: Array, classes: int) -> Array:

@@ -142,12 +142,16 @@ class TabularMetaLearner:
         supports = []
         for X, y, *weight in tasks:
             columns = columns_of(X, learned.preparation.features)
-            supports.append(Support(columns, as_target(y, learned.design.kind, "y"), *weight))
+            target = as_target(y, learned.design.kind, "y")
+            rows = len(next(iter(columns.values())))
+            if rows != len(target):
+                raise InnerloopError(f"X has {rows} rows and y has {len(target)}; each row needs one target.")
+            supports.append(Support(columns, target, *weight))
         found = adaptation.adapt_many(learned, supports)
         if learned.regression:
             return [Adapted(task, {}) for task in found]
         originals = [
-            dict(zip(support.target.tolist(), np.asarray(task[1]), strict=True))
+            dict(zip(support.target.tolist(), np.ravel(task[1]), strict=True))
             for support, task in zip(supports, tasks, strict=True)
         ]
         return [Adapted(task, original) for task, original in zip(found, originals, strict=True)]
