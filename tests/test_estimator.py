@@ -210,3 +210,18 @@ def _frame(**columns):
         columns = property(lambda self: list(self))
 
     return Frame(columns)
+
+
+def test_targets_that_cannot_be_are_named(regression):
+    x, y = task(np.random.default_rng(7), 10)
+    for wrong, said in (
+        (y[:-1], "X has 10 rows and y has 9"),
+        (np.stack([y, y], axis=1), r"y has the shape \[10, 2\]"),
+        (np.where(np.arange(10) == 3, np.nan, y), "target of row 4 is missing"),
+    ):
+        with pytest.raises(InnerloopError, match=said):
+            regression.adapt(x, wrong)
+    expected = regression.adapt(x, y).predict(x)
+    np.testing.assert_array_equal(regression.adapt(x, y[:, None]).predict(x), expected)
+    columns = {str(i): x[:, i] for i in reversed(range(4))}
+    np.testing.assert_array_equal(regression.adapt(columns, y).predict(columns), expected)

@@ -244,8 +244,8 @@ def _require_numbers(y: np.ndarray, tasks: np.ndarray) -> None:
     for name, values in (("y", y), ("tasks", tasks)):
         if values.dtype.kind not in "iubf" or values.ndim != 1:
             raise InnerloopError(
-                f"{name} is an array of {values.dtype} with the shape {list(values.shape)}; it must hold a number for each "
-                "row, of a class its place among the classes: numpy.unique(values, return_inverse=True)[1]."
+                f"{name} is an array of {values.dtype} with the shape {list(values.shape)}; it must hold a number for "
+                "each row, of a class its place among the classes: numpy.unique(values, return_inverse=True)[1]."
             )
 
 
