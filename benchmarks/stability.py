@@ -151,7 +151,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What holds a training whose inner loops run away.")
     parser.add_argument("what", choices=("long", "rows", "page"))
     parser.add_argument("--check", action="store_true", help="of `page`: write nothing")
     sys.exit(main(parser.parse_args()))

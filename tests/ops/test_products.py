@@ -63,7 +63,8 @@ def test_programs_within_programs_keep_their_values():
 
 
 def test_gradients_of_weights_are_in_the_fast_form():
-    """And their own derivatives are too: no product in a second derivative contracts anything but inner axes."""
+    """And their own derivatives are too: in a second derivative the left operand's last axis alone is contracted, with
+    the right one's first or last."""
     x, w = jnp.ones((3, 5, 4)), jnp.ones((3, 4, 6))
     loss = lambda w: jnp.sum(jnp.tanh(jnp.tanh(x @ w) @ w.mT) ** 2)  # noqa: E731
     second = jax.grad(lambda w: jnp.sum(jax.grad(loss)(w) ** 2))
@@ -72,7 +73,55 @@ def test_gradients_of_weights_are_in_the_fast_form():
         for equation in jax.make_jaxpr(row_major(second))(w).eqns
         if equation.primitive.name == "dot_general"
     }
-    assert forms == {(((2,), (1,)), ((0,), (0,)))}
+    assert forms == {(((2,), (inner,)), ((0,), (0,))) for inner in (1, 2)}
+
+
+def copied(function, *arguments):
+    """The shapes of what is transposed."""
+    equations = jax.make_jaxpr(row_major(function))(*arguments).eqns
+    return [each.invars[0].aval.shape for each in equations if each.primitive.name == "transpose"]
+
+
+def test_what_is_copied_is_the_smaller_part():
+    tall, wide = jnp.ones((50, 30)), jnp.ones((50, 2))
+    of_weight = lambda x, g: lax.dot_general(x, g, (((0,), (0,)), ((), ())))  # noqa: E731
+    assert copied(of_weight, tall, wide) == [(50, 2), (2, 30)]  # (gᵀ x)ᵀ
+    assert copied(of_weight, wide, tall) == [(50, 2)]  # xᵀ g
+    assert copied(lambda x, w: lax.dot_general(x, w, (((1,), (1,)), ((), ()))), tall, jnp.ones((7, 30))) == []
+
+
+def test_the_sum_of_two_products_is_one_where_more_comes_out_than_goes_in():
+    """Not where one of them is used elsewhere, is subtracted, or has another shape."""
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    g, w = draw(20, 3), draw(15, 3)
+    numbers = (((1,), (1,)), ((), ()))
+
+    def both(g, w):
+        return lax.dot_general(g, w, numbers) + lax.dot_general(jnp.sin(g), jnp.cos(w), numbers)
+
+    def one_is_used(g, w):
+        product = lax.dot_general(g, w, numbers)
+        return product + lax.dot_general(jnp.sin(g), jnp.cos(w), numbers), product
+
+    def less_comes_out(g, w):
+        return g.T @ g + jnp.sin(g).T @ jnp.cos(g) + 0 * jnp.sum(w)
+
+    def differ(g, w):
+        return lax.dot_general(g, w, numbers) + lax.dot_general(g[:, :2], w[:, :2], numbers)
+
+    for function, count in ((both, 1), (one_is_used, 2), (less_comes_out, 2), (differ, 2)):
+        program = jax.make_jaxpr(row_major(function))(g, w)
+        assert sum(each.primitive.name == "dot_general" for each in program.eqns) == count
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+            jax.jit(row_major(function))(g, w),
+            function(g, w),
+        )
+    tangent = lambda g: jax.jvp(lambda w: jax.grad(lambda g: jnp.sum(jnp.tanh(g @ w.T) ** 2))(g), (w,), (w,))[1]  # noqa: E731
+    np.testing.assert_allclose(jax.jit(row_major(tangent))(g), tangent(g), rtol=1e-11)
+    third = jax.grad(lambda g: jnp.sum(tangent(g) ** 2))
+    np.testing.assert_allclose(jax.jit(row_major(third))(g), third(g), rtol=1e-10)
 
 
 def test_rewritten_functions_can_be_differentiated_and_vectorised():
