@@ -157,7 +157,10 @@ def _installed(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the source tree that innerloop runs from, marked if it has changes; `None` if there is none."""
+    """The commit of the source tree that innerloop runs from, marked if it has changes.
+
+    A copy without its repository, as in a container, is of the commit in `INNERLOOP_COMMIT`; without that, `None`.
+    """
     source = Path(__file__).parents[1]
     git = ["git", "-C", str(source)]
     try:
@@ -168,7 +171,7 @@ def commit() -> str | None:
             [*git, "status", "--porcelain", "--", str(source)], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("INNERLOOP_COMMIT")
     return f"{head} (with changes)" if changes.stdout.strip() else head
 
 
