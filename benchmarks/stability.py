@@ -92,8 +92,8 @@ def page() -> str:
     text = PAGE.read_text()
     start, end = "<!-- measured -->", "<!-- end of measured -->"
     head, tail = text[: text.index(start) + len(start)], text[text.index(end) :]
-    lines = ["", *long_table(read("long")), *rows_table(read("rows"))]
-    return head + "\n".join(lines) + tail
+    shown = ((long_table, read("long")), (rows_table, read("rows")))
+    return "\n".join([head, *(line for table, result in shown if result for line in table(result)), tail])
 
 
 def long_table(result: dict[str, Any]) -> list[str]:
@@ -127,8 +127,10 @@ def rows_table(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def read(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"stability-{name}.json").read_text())
+def read(name: str) -> dict[str, Any] | None:
+    """A kept result, if there is one."""
+    place = RESULTS / f"stability-{name}.json"
+    return json.loads(place.read_text()) if place.exists() else None
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -49,6 +49,7 @@ def layered(w, x):
         return w - 0.1 * jax.grad(lambda w: jnp.sum(jax.nn.relu(hidden @ w) ** 2))(w), None
 
     w, _ = lax.scan(step, w, None, length=3)
+    jax.jit(lambda w: ())(w)  # an operation without a result
     w = lax.cond(jnp.sum(w) > 0, lambda w: w @ w.T, lambda w: w.T @ w, w)
     w = lax.while_loop(lambda pair: pair[0] < 2, lambda pair: (pair[0] + 1, 0.1 * jnp.tanh(pair[1].T @ w)), (0, w))[1]
     return jnp.sum(jax.jit(lambda w: (x @ w).T @ x)(w)), {"unused": w, "number": 3}

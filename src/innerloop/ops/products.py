@@ -74,8 +74,9 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
     for equation in jaxpr.eqns:
         if any(out in absorbed for out in equation.outvars):
             continue
-        if equation.outvars[0] in sums:
-            values[equation.outvars[0]] = _sum(*sums[equation.outvars[0]], read)
+        if any(out in sums for out in equation.outvars):
+            (out,) = equation.outvars
+            values[out] = _sum(*sums[out], read)
             continue
         operands = [read(atom) for atom in equation.invars]
         name = equation.primitive.name
