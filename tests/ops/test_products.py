@@ -39,6 +39,8 @@ def test_every_product_keeps_its_value(case):
         return z if out is None else z.transpose(out)
 
     np.testing.assert_allclose(row_major(product)(x, y), product(x, y), rtol=1e-12, atol=1e-12)
+    both = lambda x, y: product(x, y) + product(jnp.sin(x), jnp.cos(y))  # noqa: E731
+    np.testing.assert_allclose(row_major(both)(x, y), both(x, y), rtol=1e-12, atol=1e-12)
 
 
 def layered(w, x):
@@ -111,7 +113,12 @@ def test_the_sum_of_two_products_is_one_where_more_comes_out_than_goes_in():
     def differ(g, w):
         return lax.dot_general(g, w, numbers) + lax.dot_general(g[:, :2], w[:, :2], numbers)
 
-    for function, count in ((both, 1), (one_is_used, 2), (less_comes_out, 2), (differ, 2)):
+    def nothing_is_contracted(g, w):
+        numbers = ((), ()), ((), ())
+        return lax.dot_general(g[:, 0], w[:, 0], numbers) + lax.dot_general(g[:, 1], w[:, 1], numbers)
+
+    functions = {both: 1, one_is_used: 2, less_comes_out: 2, differ: 2, nothing_is_contracted: 2}
+    for function, count in functions.items():
         program = jax.make_jaxpr(row_major(function))(g, w)
         assert sum(each.primitive.name == "dot_general" for each in program.eqns) == count
         jax.tree.map(

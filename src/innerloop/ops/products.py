@@ -110,7 +110,9 @@ def _sums(jaxpr: Any, uses: dict[Any, list[Any]]) -> dict[Any, tuple[Any, Any]]:
         first, second = pair
         shapes = [[(atom.aval.shape, atom.aval.dtype) for atom in one.invars] for one in (first, second)]
         size = sum(prod(atom.aval.shape) for atom in first.invars)
-        if shapes[0] == shapes[1] and first.params == second.params and size < first.outvars[0].aval.size:
+        contracts = bool(first.params["dimension_numbers"][0][0])
+        alike = contracts and shapes[0] == shapes[1] and first.params == second.params
+        if alike and size < first.outvars[0].aval.size:
             found[equation.outvars[0]] = (first, second)
     return found
 
