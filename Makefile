@@ -34,7 +34,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python benchmarks/tables.py --check
 	$(BIN)/python -m benchmarks.peers.page --check
 	$(BIN)/python -m benchmarks.algorithm_pages --check
-	$(BIN)/python benchmarks/reinforcement.py --check
+	$(BIN)/python -m benchmarks.reinforcement --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
 	$(BIN)/python -m benchmarks.stability page --check
 	$(BIN)/python -m benchmarks.twenty_ways --check
@@ -47,7 +47,7 @@ results: .venv/.ready-dev
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m benchmarks.peers.page
 	$(BIN)/python -m benchmarks.algorithm_pages
-	$(BIN)/python benchmarks/reinforcement.py
+	$(BIN)/python -m benchmarks.reinforcement
 	$(BIN)/python -m benchmarks.fsmol_page
 	$(BIN)/python -m benchmarks.stability page
 	$(BIN)/python -m benchmarks.twenty_ways

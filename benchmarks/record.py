@@ -3,9 +3,10 @@
     python benchmarks/record.py RUN [RUN ...]
 
 Then `make results` writes the tables of README.md and docs/results.md from what is kept. The run `sinusoid-seed0` also
-gives README.md its picture.
+gives README.md its picture; the first seed of a robot's recipe gives docs/rl-measured.md its film.
 """
 
+import base64
 import itertools
 import json
 import statistics
@@ -20,6 +21,7 @@ from innerloop.runs.codec import flag, leaves
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "images" / "sinusoid.svg"
+FILM = "data:image/gif;base64,"
 
 
 def record(path: Path) -> Path:
@@ -49,6 +51,9 @@ def record(path: Path) -> Path:
     if name == "sinusoid-seed0":
         fits = run.report.read_text().split("Fits on unseen tasks", 1)[1]
         PICTURE.write_text(fits[fits.index("<svg") : fits.index("</svg>")] + "</svg>\n")
+    if name == f"{config.recipe}-seed0" and FILM in (page := run.report.read_text()):
+        film = PICTURE.with_name(f"{config.recipe}-gaits.gif")
+        film.write_bytes(base64.b64decode(page.split(FILM, 1)[1].split('"', 1)[0]))
     return target
 
 

@@ -442,9 +442,9 @@ def test_hessian_vector_product_of_the_meta_loss():
 
 def test_metrics_pass_through_and_carry_no_gradient():
     def loss(params, z):
-        return jnp.sum(params**2), {"size": jnp.sum(params), "count": jnp.int32(3)}
+        return jnp.sum(params**2), (None, {"size": jnp.sum(params), "count": jnp.int32(3)})
 
-    (value, metrics), grad = mixed_value_and_grad(loss)(jnp.ones(2), None)
+    (value, (_, metrics)), grad = mixed_value_and_grad(loss)(jnp.ones(2), None)
     assert (float(value), float(metrics["size"]), int(metrics["count"]), grad.tolist()) == (2.0, 2.0, 3, [2.0, 2.0])
 
 

@@ -16,7 +16,7 @@ from innerloop.runs.codec import Count, Positive, Whole, require_bounds
 from innerloop.runs.fields import ValidatedLog as Log
 from innerloop.runs.recipe import Recipe
 from innerloop.runs.results import Result, Section, Table, estimate
-from innerloop.runs.workload import Comparable, StepInfo
+from innerloop.runs.workload import Comparable, Examined, StepInfo
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Session:
             loss = float((weight - self.config.target) ** 2)
             score = None if (done + 1) % 10 else -loss
             yield StepInfo(state, done + 1, self.config.iterations, {"loss": loss}, f"loss {loss:.2f}", score=score)
+
+    def examined(self, state, step):
+        return Examined(state, [], {})
 
     def evaluate(self, state, best=()):
         errors = (float(state.weight) - self.config.target + np.arange(4.0)) ** 2

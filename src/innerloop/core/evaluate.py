@@ -10,9 +10,22 @@ from jax import Array, lax
 
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import FirstOrder
+from innerloop.core.checks import judged
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import sample_task
-from innerloop.types import Adjoint, InnerRule, Loss, Meta, Metrics, Params, PRNGKey, Task, TaskDistribution
+from innerloop.types import (
+    Adjoint,
+    InnerRule,
+    Loss,
+    Meta,
+    Metrics,
+    Params,
+    PRNGKey,
+    State,
+    StatefulLoss,
+    Task,
+    TaskDistribution,
+)
 
 
 class Summary(NamedTuple):
@@ -23,14 +36,14 @@ class Summary(NamedTuple):
 
 
 def adaptation_curve(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     meta: Meta,
     task: Task,
     key: PRNGKey,
     *,
     rule: InnerRule,
     steps: int,
-    query_losses: Mapping[str, Loss],
+    query_losses: Mapping[str, Loss | StatefulLoss],
     adjoint: Adjoint = FirstOrder(),
     ensemble: bool = False,
 ) -> Metrics:
@@ -53,28 +66,28 @@ def adaptation_curve(
     """
     adapt_key, query_key = jax.random.split(key)
 
-    def trajectory_of(meta: Meta) -> Params:
-        return adapt(
-            loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True
-        ).trajectory
+    def adapted(meta: Meta) -> tuple[Params, State]:
+        run = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
+        return run.trajectory, run.states
 
     if ensemble:
-        trajectory = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), lax.map(trajectory_of, meta))
+        points = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), lax.map(adapted, meta))
     else:
-        trajectory = trajectory_of(meta)
+        points = adapted(meta)
 
-    def scores_of(params: Params) -> Metrics:
+    def scores_of(point: tuple[Params, State]) -> Metrics:
         scores = {}
+        params, state = point
         for name, query_loss in query_losses.items():
-            value, metrics = query_loss(params, task.query, query_key)
+            value, metrics = judged(query_loss, state)(params, task.query, query_key)
             scores |= {f"{name}/{metric}": number for metric, number in {"loss": value, **metrics}.items()}
         return scores
 
-    return lax.map(scores_of, trajectory)
+    return lax.map(scores_of, points)
 
 
 def evaluate(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     meta: Meta,
     tasks: TaskDistribution,
     key: PRNGKey,
@@ -82,7 +95,7 @@ def evaluate(
     rule: InnerRule,
     steps: int,
     num_tasks: int = 600,
-    query_losses: Mapping[str, Loss] | None = None,
+    query_losses: Mapping[str, Loss | StatefulLoss] | None = None,
     layout: Layout = Layout(),
     adjoint: Adjoint = FirstOrder(),
     ensemble: bool = False,

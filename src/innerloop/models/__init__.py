@@ -1,7 +1,7 @@
 """Networks, and adapters that make innerloop models of networks written elsewhere."""
 
 from innerloop.models.adapters import from_equinox, from_linen, from_nnx
-from innerloop.models.base import Apply, Model, from_functions
+from innerloop.models.base import Apply, Kept, Model, from_functions
 from innerloop.models.convnet import SHIFT_ONLY, convnet
 from innerloop.models.description import NetworkDescription, from_description
 from innerloop.models.layers import glorot, normal, truncated_normal
@@ -14,6 +14,7 @@ from innerloop.models.resnet import resnet12
 __all__ = [
     "SHIFT_ONLY",
     "Apply",
+    "Kept",
     "Model",
     "NetworkDescription",
     "Normalisation",

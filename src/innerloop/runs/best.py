@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from safetensors.numpy import load, save
 
+from innerloop.core.trees import arrays_of
 from innerloop.errors import InnerloopError
 from innerloop.files import write_bytes
 from innerloop.runs import checkpoint, sealed
@@ -59,7 +60,7 @@ class Best:
         """
         self._scores[step] = score
         if step in self._leaders():
-            content = save(checkpoint.to_arrays(learned))
+            content = save(arrays_of(learned))
             self._kept[step] = hashlib.sha256(content).hexdigest()
             self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(self._file(step), content)

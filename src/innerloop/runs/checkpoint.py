@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load, save
 
-from innerloop.core.trees import path_name
+from innerloop.core.trees import arrays_of, path_name
 from innerloop.errors import InnerloopError
 
 FORMAT = 2
@@ -45,7 +45,7 @@ def write(directory: Path, step: int, state: Any, keep: int, settings: Settings)
     """
     final = directory / f"step-{step:09d}"
     partial = directory / f"partial-{os.getpid()}-{step}"
-    content = save(to_arrays(state))
+    content = save(arrays_of(state))
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -190,16 +190,8 @@ def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def to_arrays(state: Any) -> dict[str, np.ndarray]:
-    """The leaves of a pytree of arrays and keys, by their paths."""
-    arrays = {}
-    for path, leaf in jax.tree.leaves_with_path(state):
-        arrays[path_name(path)] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return arrays
-
-
 def from_arrays(arrays: dict[str, np.ndarray], template: Tree, path: Path) -> Tree:
-    """The inverse of `to_arrays`, for a pytree like the template.
+    """The inverse of `arrays_of`, for a pytree like the template.
 
     Raises:
         InnerloopError: if they belong to another configuration; the message names the file.

@@ -125,6 +125,7 @@ def _finish(
 
 def _measured(run: rundir.Run, session: Session[Any], state: Any, progress: Progress) -> dict[str, Any]:
     """A new evaluation, which is kept."""
+    from innerloop.runs import skips
     from innerloop.runs.best import Best
 
     found = session.evaluate(state, Best(run.best).read(session.learned(state), progress.say))
@@ -138,7 +139,8 @@ def _measured(run: rundir.Run, session: Session[Any], state: Any, progress: Prog
         "commit": machine.commit(),
         **found.values,
     }
-    result["remarks"] = session.remarks(result, run.records())
+    records = run.records()
+    result["remarks"] = [*session.remarks(result, records), *skips.remarks(records, run, session.unit)]
     run.write_result(result, found.scores)
     return run.result() or _lost(run)
 

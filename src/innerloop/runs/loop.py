@@ -22,6 +22,7 @@ from innerloop.runs.loggers import Loggers, RunInfo
 from innerloop.runs.progress import Progress, Recorder, duration
 from innerloop.runs.rundir import Run
 from innerloop.runs.rundir import line_of as line_of_record
+from innerloop.runs.skips import Skips
 from innerloop.runs.workload import Session, StepInfo
 
 
@@ -70,6 +71,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     done = saved = session.step_of(state)
     saved_at, first = time.monotonic(), True
     pace = Pace(done, session.tasks_per_step)
+    skips = Skips(run, session, progress)
     loggers = Loggers(log.to, progress.say)
     recorder = Recorder(run.metrics)
     loggers.start(RunInfo(run.path.resolve().name, run.path, encoded(run.config)))
@@ -78,7 +80,10 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
             for info in () if _exhausted(best, patience, progress) else session.steps(state):
                 if first:
                     run.write_costs(session.costs)
+                info = skips.counted(info, done)
                 state, done, first = info.state, info.step, False
+                if skips.too_many(info):
+                    _diverged(skips.why(info), done, saved, session.rates)
                 require_finite(info.values, done, saved, session.rates)
                 pace.advance(done, info.total)
                 values = {**info.values, "tasks_per_second": pace.tasks_per_second}
@@ -90,7 +95,8 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                 exhausted = _exhausted(best, patience, progress)
                 last = done >= info.total or exhausted
                 progress.update(line_of(info, session.unit, pace), last=last)
-                if asked or last or time.monotonic() - saved_at >= log.checkpoint_seconds:
+                due = time.monotonic() - saved_at >= log.checkpoint_seconds and not skips.in_a_row
+                if asked or last or due:
                     save(run, session, info, saved)
                     saved_at, saved = time.monotonic(), done
                 if asked:

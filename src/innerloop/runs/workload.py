@@ -43,6 +43,20 @@ class StepInfo(NamedTuple):
     score: float | None = None
 
 
+class Examined(NamedTuple):
+    """What a step does that is skipped.
+
+    Attributes:
+        state: the state that it was to change.
+        names: of its tasks, those whose gradient is not finite.
+        tasks: what its tasks hold, arrays by name.
+    """
+
+    state: Any
+    names: list[str]
+    tasks: Mapping[str, np.ndarray]
+
+
 class Comparable(NamedTuple):
     """One score of a finished run, such as can be compared with other runs' on the same test tasks.
 
@@ -115,6 +129,10 @@ class Session(Protocol[S]):
 
     def steps(self, state: S) -> Iterator[StepInfo]:
         """Train on from a state. Touches no file; every yield is a safe point to stop and save."""
+        ...
+
+    def examined(self, state: S, step: int) -> Examined:
+        """What the step after the first `step` ones would do to a state: which of its tasks have no finite gradient."""
         ...
 
     def evaluate(self, state: S, best: "Sequence[Validated]" = ()) -> Result:

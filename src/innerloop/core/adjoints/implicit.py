@@ -20,7 +20,7 @@ from innerloop.core.adjoints.loops import (
     without_derivative,
 )
 from innerloop.errors import InnerloopError
-from innerloop.types import InnerGradient, InnerLoss, InnerRun, InnerUpdate, Metrics, Params, Progress, Scalar
+from innerloop.types import InnerGradient, InnerLoss, InnerRun, InnerUpdate, Params, Progress, Scalar
 
 Solver = Callable[[Callable[[Params], Params], Params], tuple[Params, Array]]
 """`(matrix, right side) -> (solution, whether it was found)`, for a symmetric matrix given as its product."""
@@ -98,10 +98,15 @@ class Implicit:
                 "Implicit needs one support batch for all inner steps, whose loss has a minimum; use Mixed() for "
                 "PerStep batches."
             )
+        if jax.tree.leaves(carry[2]):
+            raise InnerloopError(
+                "Implicit has no derivative of a state that the loss hands from step to step: it knows the end of the "
+                "inner loop and not the way there; use Mixed()."
+            )
         start = carry[0]
         prox_coef = self.regularisation
 
-        def prox_gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+        def prox_gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Any], Params]:
             value, loss_grad = plain(*lax.stop_gradient((params, z)))
             towards = lambda g, now, then: g + prox_coef * (now - then)  # noqa: E731
             return lax.stop_gradient((value, jax.tree.map(towards, loss_grad, params, start)))
@@ -114,7 +119,7 @@ class Implicit:
         else:
             run = looped(partial(update, prox_gradient), known, xs, unroll=0)
         run = lax.stop_gradient(run)
-        end, state = run.carry
+        end, kept, state = run.carry
         value, z = observed(update, loss, run.carry, jax.tree.map(lambda leaf: leaf[-1], xs))
         sentence = (
             "Implicit has the derivative of the inner loop's end and not of the way there, its losses and trajectory; "
@@ -123,9 +128,9 @@ class Implicit:
         )
         with forward_mode_refused("Implicit"):
             end = self._minimum(loss, start, z, end)
-            losses, outputs = without_derivative((run.losses, run.outputs), (value, start), sentence)
+            losses, outputs, kept = without_derivative((run.losses, run.outputs, kept), (value, start), sentence)
         stationarity = lax.stop_gradient(self._stationarity(loss, *lax.stop_gradient((start, z)), run.carry[0]))
-        return InnerRun((end, state), losses, outputs, {"stationarity": stationarity})
+        return InnerRun((end, kept, state), losses, outputs, {"stationarity": stationarity})
 
     def _searched(self, update: InnerUpdate, loss: InnerLoss, prox_gradient: InnerGradient, start: Params) -> Step:
         """An update that is scaled until it lowers the regularised loss, and not taken where it does not."""

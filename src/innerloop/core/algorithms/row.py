@@ -233,6 +233,7 @@ class Algorithm(NamedTuple):
             meta_loss=value,
             optimizer=optimizer,
             diagnostics=diagnostics,
+            finite_tasks=outer.finite_tasks(value, meta_batch=meta_batch, layout=layout, iterations=iterations),
         )
 
     def _has_parameters_per_step(self, model: Model) -> bool:

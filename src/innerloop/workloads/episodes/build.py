@@ -20,8 +20,8 @@ from innerloop.models import Model
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.tasks.images import require_episodes
 from innerloop.types import Adjoint, InnerRule, Loss, MetaLoss, TaskDistribution
-from innerloop.workloads.episodes.config import Config, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
-from innerloop.workloads.episodes.data import miniimagenet, omniglot
+from innerloop.workloads.episodes.config import Config, GlyphTasks, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.data import glyphs, miniimagenet, omniglot
 from innerloop.workloads.episodes.data.omniglot import Labelled, Part
 from innerloop.workloads.episodes.network import network
 from innerloop.workloads.episodes.row import require_fitting, sizes_of, varied
@@ -232,6 +232,8 @@ def load_data(config: Config, announce: Callable[[str], None]) -> Data:
         return Data(omniglot.load(config.data_dir, chosen.split, chosen.split_seed, chosen.rotations, announce))
     if isinstance(config.tasks, MiniImageNetTasks):
         return Data(miniimagenet.load(config.data_dir, announce))
+    if isinstance(config.tasks, GlyphTasks):
+        return Data(glyphs.load(config.tasks.rotations, announce))
     return Data(None)
 
 

@@ -80,7 +80,24 @@ class MiniImageNetTasks:
     """query images of each class in training"""
 
 
-Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks
+@dataclass(frozen=True)
+class GlyphTasks:
+    """Episodes of letters in the typefaces of matplotlib, 28x28, ink = 1: Latin and Cyrillic in training, Greek in
+    validation, Armenian and Georgian at test."""
+
+    KIND: ClassVar[str] = "glyphs"
+
+    ways: Annotated[int, Bounds(2, LARGEST)] = 20
+    """classes in an episode"""
+    shots: Count = 1
+    """support images of each class"""
+    queries: Count = 1
+    """query images of each class in training"""
+    rotations: bool = True
+    """whether each training letter turned by 90, 180 and 270 degrees is a further class"""
+
+
+Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks | GlyphTasks
 
 
 @dataclass(frozen=True)

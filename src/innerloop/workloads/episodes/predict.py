@@ -14,7 +14,7 @@ from innerloop.pictures import ImageFormat, images_below
 from innerloop.runs import machine, predictions
 from innerloop.types import Meta
 from innerloop.workloads.episodes.build import Experiment
-from innerloop.workloads.episodes.config import Config, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.config import Config, GlyphTasks, OmniglotTasks, SinusoidTasks
 from innerloop.workloads.episodes.network import IMAGE_SHAPES, described_network
 
 MODEL_CHOICE = "choose a model of Omniglot or miniImageNet, or adapt it in Python: innerloop.load(folder)"
@@ -73,7 +73,7 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
 def image_format(config: Config) -> ImageFormat | None:
     """How images are made into what the network was trained on, as the loader of the data does."""
     shape = IMAGE_SHAPES.get(type(config.tasks))
-    return None if shape is None else ImageFormat(*shape, inverted=isinstance(config.tasks, OmniglotTasks))
+    return None if shape is None else ImageFormat(*shape, inverted=isinstance(config.tasks, OmniglotTasks | GlyphTasks))
 
 
 def adapt(folder: Path, support: Path, query: Path, out: Path, say: Callable[[str], None]) -> None:

@@ -15,6 +15,7 @@ from innerloop.runs.recipe import Published, Recipe
 from innerloop.workloads.episodes.config import (
     Config,
     Evaluation,
+    GlyphTasks,
     Inner,
     Log,
     MiniImageNetTasks,
@@ -76,6 +77,17 @@ def _omniglot(ways: int, shots: int) -> Config:
         outer=Outer(iterations=60_000, meta_batch=32 if few_ways else 16, learning_rate=1e-3),
         evaluation=Evaluation(shots=(shots,), queries=shots, steps=3 if few_ways else 5),
         log=Log(every=20 if few_ways else 5, validate_every=50 if few_ways else 100),
+    )
+
+
+def glyphs() -> Config:
+    return Config(
+        tasks=GlyphTasks(),
+        network=Network(kind="convnet", widths=(64,) * 4, downsample="stride", normalisation="transductive"),
+        inner=Inner(learning_rate=2.0, steps=1),
+        outer=Outer(iterations=2_000, meta_batch=8, learning_rate=2e-3, schedule="cosine"),
+        evaluation=Evaluation(shots=(1,), queries=1, steps=5),
+        log=Log(every=20, validate_every=5),
     )
 
 
@@ -273,6 +285,10 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         OMNIGLOT_DEVIATIONS,
         OMNIGLOT_ROWS,
         published_rows=_published_rows(20),
+    ),
+    "glyphs-20way-1shot": Recipe(
+        glyphs,
+        "letters in matplotlib's typefaces, 20 classes, 1 example of each: images without a download, scripts held out",
     ),
     "miniimagenet-5way-1shot": Recipe(
         lambda: _miniimagenet(1),
