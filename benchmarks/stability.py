@@ -116,7 +116,8 @@ def long_table(result: dict[str, Any]) -> list[str]:
 
 def rows_table(result: dict[str, Any]) -> list[str]:
     return [
-        f"Rows with the settings of the recipe `sinusoid`, as far as they are measured, {ROWS['outer__iterations']:,} meta-steps, {ROW_SEEDS} "
+        f"Rows with the settings of the recipe `sinusoid`, as far as they are measured, "
+        f"{ROWS['outer__iterations']:,} meta-steps, {ROW_SEEDS} "
         f"seeds, {TASKS} *validation* tasks with 5 examples (`{result['command']}`, commit {result['commit'][:10]}, "
         f"{result['machine']['processor']}):",
         "",
