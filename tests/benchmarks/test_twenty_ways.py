@@ -18,10 +18,10 @@ def test_each_setting_has_its_scores_by_time_and_by_steps_and_when_it_was_good()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:6]]
     assert cells[0][0] == "`maml+da --inner.learning-rate 0.5`"
     assert cells[0][1] == "1,500 of 60,000 (2 %)"
-    assert cells[0][2:6] == ["60.0", "97.0", "", ""]
-    assert cells[0][6:9] == ["60.0", "96.0", ""]
-    assert cells[0][11] == "20:00, 1,000"
-    assert cells[1][2:6] == ["", "10.0", "20.0", ""]
-    assert cells[1][11] == ""
+    assert cells[0][2:7] == ["", "", "60.0", "97.0", ""]
+    assert cells[0][7:10] == ["60.0", "96.0", ""]
+    assert cells[0][12] == "20:00, 1,000"
+    assert cells[1][2:7] == ["", "", "", "10.0", ""]
+    assert cells[1][12] == ""
     assert "<svg" in page.picture([fast, slow])
     assert page.table([]) == ["*Not yet measured.*"]

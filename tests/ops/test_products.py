@@ -39,6 +39,8 @@ def test_every_product_keeps_its_value(case):
         return z if out is None else z.transpose(out)
 
     np.testing.assert_allclose(row_major(product)(x, y), product(x, y), rtol=1e-12, atol=1e-12)
+    both = lambda x, y: product(x, y) + product(jnp.sin(x), jnp.cos(y))  # noqa: E731
+    np.testing.assert_allclose(row_major(both)(x, y), both(x, y), rtol=1e-12, atol=1e-12)
 
 
 def layered(w, x):
@@ -49,6 +51,7 @@ def layered(w, x):
         return w - 0.1 * jax.grad(lambda w: jnp.sum(jax.nn.relu(hidden @ w) ** 2))(w), None
 
     w, _ = lax.scan(step, w, None, length=3)
+    jax.jit(lambda w: ())(w)  # an operation without a result
     w = lax.cond(jnp.sum(w) > 0, lambda w: w @ w.T, lambda w: w.T @ w, w)
     w = lax.while_loop(lambda pair: pair[0] < 2, lambda pair: (pair[0] + 1, 0.1 * jnp.tanh(pair[1].T @ w)), (0, w))[1]
     return jnp.sum(jax.jit(lambda w: (x @ w).T @ x)(w)), {"unused": w, "number": 3}
@@ -63,7 +66,8 @@ def test_programs_within_programs_keep_their_values():
 
 
 def test_gradients_of_weights_are_in_the_fast_form():
-    """And their own derivatives are too: no product in a second derivative contracts anything but inner axes."""
+    """And their own derivatives are too: in a second derivative the left operand's last axis alone is contracted, with
+    the right one's first or last."""
     x, w = jnp.ones((3, 5, 4)), jnp.ones((3, 4, 6))
     loss = lambda w: jnp.sum(jnp.tanh(jnp.tanh(x @ w) @ w.mT) ** 2)  # noqa: E731
     second = jax.grad(lambda w: jnp.sum(jax.grad(loss)(w) ** 2))
@@ -72,7 +76,60 @@ def test_gradients_of_weights_are_in_the_fast_form():
         for equation in jax.make_jaxpr(row_major(second))(w).eqns
         if equation.primitive.name == "dot_general"
     }
-    assert forms == {(((2,), (1,)), ((0,), (0,)))}
+    assert forms == {(((2,), (inner,)), ((0,), (0,))) for inner in (1, 2)}
+
+
+def copied(function, *arguments):
+    """The shapes of what is transposed."""
+    equations = jax.make_jaxpr(row_major(function))(*arguments).eqns
+    return [each.invars[0].aval.shape for each in equations if each.primitive.name == "transpose"]
+
+
+def test_what_is_copied_is_the_smaller_part():
+    tall, wide = jnp.ones((50, 30)), jnp.ones((50, 2))
+    of_weight = lambda x, g: lax.dot_general(x, g, (((0,), (0,)), ((), ())))  # noqa: E731
+    assert copied(of_weight, tall, wide) == [(50, 2), (2, 30)]  # (gᵀ x)ᵀ
+    assert copied(of_weight, wide, tall) == [(50, 2)]  # xᵀ g
+    assert copied(lambda x, w: lax.dot_general(x, w, (((1,), (1,)), ((), ()))), tall, jnp.ones((7, 30))) == []
+
+
+def test_the_sum_of_two_products_is_one_where_more_comes_out_than_goes_in():
+    """Not where one of them is used elsewhere, is subtracted, or has another shape."""
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    g, w = draw(20, 3), draw(15, 3)
+    numbers = (((1,), (1,)), ((), ()))
+
+    def both(g, w):
+        return lax.dot_general(g, w, numbers) + lax.dot_general(jnp.sin(g), jnp.cos(w), numbers)
+
+    def one_is_used(g, w):
+        product = lax.dot_general(g, w, numbers)
+        return product + lax.dot_general(jnp.sin(g), jnp.cos(w), numbers), product
+
+    def less_comes_out(g, w):
+        return g.T @ g + jnp.sin(g).T @ jnp.cos(g) + 0 * jnp.sum(w)
+
+    def differ(g, w):
+        return lax.dot_general(g, w, numbers) + lax.dot_general(g[:, :2], w[:, :2], numbers)
+
+    def nothing_is_contracted(g, w):
+        numbers = ((), ()), ((), ())
+        return lax.dot_general(g[:, 0], w[:, 0], numbers) + lax.dot_general(g[:, 1], w[:, 1], numbers)
+
+    functions = {both: 1, one_is_used: 2, less_comes_out: 2, differ: 2, nothing_is_contracted: 2}
+    for function, count in functions.items():
+        program = jax.make_jaxpr(row_major(function))(g, w)
+        assert sum(each.primitive.name == "dot_general" for each in program.eqns) == count
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12),
+            jax.jit(row_major(function))(g, w),
+            function(g, w),
+        )
+    tangent = lambda g: jax.jvp(lambda w: jax.grad(lambda g: jnp.sum(jnp.tanh(g @ w.T) ** 2))(g), (w,), (w,))[1]  # noqa: E731
+    np.testing.assert_allclose(jax.jit(row_major(tangent))(g), tangent(g), rtol=1e-11)
+    third = jax.grad(lambda g: jnp.sum(tangent(g) ** 2))
+    np.testing.assert_allclose(jax.jit(row_major(third))(g), third(g), rtol=1e-10)
 
 
 def test_rewritten_functions_can_be_differentiated_and_vectorised():

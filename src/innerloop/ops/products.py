@@ -1,14 +1,18 @@
-"""Matrix products in the one form that XLA's CPU kernels are fast for.
+"""Matrix products in the two forms that XLA's CPU kernels are fast for.
 
-These take `[..., rows, inner] x [..., inner, columns]`, with the numbers in memory in this order. The gradient of a
-weight, $x^\\top g$, is not of this form, nor is half of what its derivative consists of; XLA then falls back on kernels
-that take 1.5 to 3 times as long. A copy of an operand in the right order costs far less.
+These take `[..., rows, inner]` and either `[..., inner, columns]` or `[..., columns, inner]`, with the numbers in
+memory in this order. The gradient of a weight, $x^\\top g$, is of neither form, nor is half of what its derivative
+consists of; XLA then falls back on kernels that take 1.5 to 3 times as long. A copy in the right order costs far less:
+of the operand on the left, or, where that is smaller, of the one on the right and of the result, $(g^\\top x)^\\top$.
+
+And the sum of two products, such as $\\dot g W^\\top + g \\dot W^\\top$ in a Hessian-vector product, is one product
+$[\\dot g\\ g]\\,[W\\ \\dot W]^\\top$ where the operands are smaller than what comes out.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,13 +63,20 @@ def row_major(function: Callable[..., Any]) -> Callable[..., Any]:
 def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
     """Compute what a jaxpr says, with its matrix products rewritten."""
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-    uses, absorbed = _uses(jaxpr), set()  # the results of transpositions that a product has taken in
+    uses = _uses(jaxpr)
+    sums = _sums(jaxpr, uses)
+    # What need not be computed: results of transpositions that a product has taken in, and products that a sum has.
+    absorbed = {product.outvars[0] for pair in sums.values() for product in pair}
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
         if any(out in absorbed for out in equation.outvars):
+            continue
+        if any(out in sums for out in equation.outvars):
+            (out,) = equation.outvars
+            values[out] = _sum(*sums[out], read)
             continue
         operands = [read(atom) for atom in equation.invars]
         name = equation.primitive.name
@@ -84,6 +95,37 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
         results = results if equation.primitive.multiple_results else [results]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _sums(jaxpr: Any, uses: dict[Any, list[Any]]) -> dict[Any, tuple[Any, Any]]:
+    """The sums of two products of the same form that are better computed as one, with these."""
+    products = {each.outvars[0]: each for each in jaxpr.eqns if each.primitive.name == "dot_general"}
+    found: dict[Any, tuple[Any, Any]] = {}
+    for equation in jaxpr.eqns:
+        if equation.primitive.name not in ("add_any", "add"):
+            continue
+        pair = [products.get(atom) for atom in equation.invars if not isinstance(atom, core.Literal)]
+        if len(pair) < 2 or pair[0] is pair[1] or any(one is None or len(uses[one.outvars[0]]) > 1 for one in pair):
+            continue
+        first, second = pair
+        shapes = [[(atom.aval.shape, atom.aval.dtype) for atom in one.invars] for one in (first, second)]
+        size = sum(prod(atom.aval.shape) for atom in first.invars)
+        contracts = bool(first.params["dimension_numbers"][0][0])
+        alike = contracts and shapes[0] == shapes[1] and first.params == second.params
+        if alike and size < first.outvars[0].aval.size:
+            found[equation.outvars[0]] = (first, second)
+    return found
+
+
+def _sum(first: Any, second: Any, read: Callable[[Any], Any]) -> Array:
+    """Two products as one, their operands joined along an axis that is contracted."""
+    inner, _ = first.params["dimension_numbers"]
+    joined = [
+        lax.concatenate([read(one), read(other)], axes[0])
+        for one, other, axes in zip(first.invars, second.invars, inner, strict=True)
+    ]
+    product = _product(*joined, False, **first.params)
+    return lax.dot_general(*joined, **first.params) if product is None else product
 
 
 def _uses(jaxpr: Any) -> dict[Any, list[Any]]:
@@ -121,19 +163,63 @@ def _rewritten(jaxpr: Any) -> Any:
 def _product(lhs: Any, rhs: Any, turned: bool, *, dimension_numbers: Any, **settings: Any) -> Array | None:
     """A product, with its rows and columns exchanged if `turned`; `None` where nothing is to be gained."""
     (lhs_inner, rhs_inner), (lhs_batch, rhs_batch) = dimension_numbers
-    left, right = (jnp.asarray(lhs), lhs_batch, lhs_inner), (jnp.asarray(rhs), rhs_batch, rhs_inner)
-    (x, x_batch, x_inner), (y, y_batch, y_inner) = (right, left) if turned else (left, right)
-    rows, columns = _others(x, x_batch, x_inner), _others(y, y_batch, y_inner)
-    ordered = _in_order(x_batch, rows, x_inner) and _in_order(y_batch, y_inner, columns)
-    sizes = [prod(x.shape[i] for i in rows), prod(y.shape[i] for i in columns), prod(x.shape[i] for i in x_inner)]
-    if min(sizes) == 1 or (ordered and not turned) or settings.pop("out_sharding") is not None:
+    sides = [_Side(jnp.asarray(lhs), lhs_batch, lhs_inner), _Side(jnp.asarray(rhs), rhs_batch, rhs_inner)]
+    left, right = reversed(sides) if turned else sides
+    batch, batches = [left.array.shape[i] for i in left.batch], bool(left.batch)
+    small = min(left.rows, right.rows, prod(left.array.shape[i] for i in left.inner)) == 1
+    as_it_is = not turned and not left.copied_on_the_left and not right.copied_on_the_right
+    if small or as_it_is or settings.pop("out_sharding") is not None:
         return None
-    batches = bool(x_batch)
-    numbers = (((1 + batches,), (batches,)), (((0,), (0,)) if batches else ((), ())))
-    product = lax.dot_general(
-        _operand(x, x_batch, rows, x_inner), _operand(y, y_batch, y_inner, columns), numbers, **settings
-    )
-    return product.reshape(*(x.shape[i] for i in (*x_batch, *rows)), *(y.shape[i] for i in columns))
+    exchanged = right.copied_on_the_left + left.copied_on_the_right + prod(batch) * left.rows * right.rows
+    if exchanged < left.copied_on_the_left + right.copied_on_the_right:
+        product = lax.optimization_barrier(_multiplied(right, left, batches, settings)).swapaxes(-1, -2)
+    else:
+        product = _multiplied(left, right, batches, settings)
+    return product.reshape(*batch, *left.others, *right.others)
+
+
+class _Side(NamedTuple):
+    """An operand of a product, and which of its axes are those of the batch, and the ones that are contracted."""
+
+    array: Array
+    batch: Sequence[int]
+    inner: Sequence[int]
+
+    @property
+    def outer(self) -> tuple[int, ...]:
+        return _others(self.array, self.batch, self.inner)
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        return tuple(self.array.shape[i] for i in self.outer)
+
+    @property
+    def rows(self) -> int:
+        return prod(self.others)
+
+    @property
+    def copied_on_the_left(self) -> int:
+        """The numbers to copy if it is to stand on the left."""
+        return 0 if _in_order(self.batch, self.outer, self.inner) else self.array.size
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it can stand on the right as `[columns, inner]`."""
+        return _in_order(self.batch, self.outer, self.inner)
+
+    @property
+    def copied_on_the_right(self) -> int:
+        """The numbers to copy if it is to stand on the right."""
+        return 0 if self.transposed or _in_order(self.batch, self.inner, self.outer) else self.array.size
+
+
+def _multiplied(left: _Side, right: _Side, batches: bool, settings: dict[str, Any]) -> Array:
+    """`[batch, rows, columns]`, the batch as one axis, or none."""
+    x = _operand(left.array, left.batch, left.outer, left.inner)
+    groups = (right.outer, right.inner) if right.transposed else (right.inner, right.outer)
+    y = _operand(right.array, right.batch, *groups)
+    inner = (1 + batches,), (batches + right.transposed,)
+    return lax.dot_general(x, y, (inner, ((0,), (0,)) if batches else ((), ())), **settings)
 
 
 def _operand(x: Array, *groups: Sequence[int]) -> Array:

@@ -169,7 +169,7 @@ def _published_rows(ways: int) -> Mapping[str, Mapping[str, Any]]:
     """
     few = ways == 5
     steps = 16 if few else 25
-    implicit = OMNIGLOT_ROWS["imaml"] | {"inner.steps": steps, "evaluation.steps": steps, "outer.iterations": 20_000}
+    implicit = {"inner.steps": steps, "evaluation.steps": steps, "outer.iterations": 20_000}
     return {
         "reptile": {
             "tasks.shots": 10,
@@ -187,7 +187,7 @@ def _published_rows(ways: int) -> Mapping[str, Mapping[str, Any]]:
             "outer.meta_batch": 5,
             "evaluation.steps": 50,
         },
-        "imaml": implicit,
+        "imaml": {**OMNIGLOT_ROWS["imaml"], **implicit},
         "meta-sgd": {"inner.learning_rate": 0.05, "inner.steps": 1, "evaluation.steps": 1},
         "boil": {"inner.learning_rate": 0.5, "inner.steps": 1, "evaluation.steps": 1},
     }
