@@ -143,12 +143,13 @@ def interval_of(seeds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def variance_section(result: dict[str, Any], returns: dict[str, Any] | None) -> list[str]:
     """How noisy the estimators' meta-gradients are, and how far off."""
+    width = f", with one hidden layer of {result['width']} units" if "width" in result else ""
     lines = [
         "## Variance and bias of the inner estimators",
         "",
-        f"{source(result)}. At one checkpoint (`{result['checkpoint_of']}` after {result['iterations']} iterations), "
-        f"{result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the mean over "
-        f"as many draws of {result['larger']} times the episodes with Loaded DiCE. All in units of its norm; "
+        f"{source(result)}. At one checkpoint (`{result['checkpoint_of']}` after {result['iterations']} iterations"
+        f"{width}), {result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the mean "
+        f"over {result.get('references', result['repeats'])} draws of {result['larger']} times the episodes with Loaded DiCE. All in units of its norm; "
         "a bias that is smaller than its noise cannot be told from none. *Through the inner update* is what the "
         "meta-gradient has beyond the first-order one. *Return* is that of the table above, after the last update.",
         "",

@@ -7,12 +7,13 @@ from innerloop.rl.returns import Experience, advantages
 from innerloop.rl.rollout import collect
 from innerloop.rl.train import Adaptation, RLState, RLStep, Sampling, evaluate, init, smaller_later, train_step
 from innerloop.rl.trpo import TrustRegion
-from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
+from innerloop.rl.types import BackgroundEnv, HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
 from innerloop.rl.updates import Descent, Needs, OuterUpdate, Problem, Values, ppo
 
 __all__ = [
     "ESTIMATORS",
     "Adaptation",
+    "BackgroundEnv",
     "Categorical",
     "Descent",
     "Estimator",
