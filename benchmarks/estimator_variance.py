@@ -7,8 +7,8 @@ few enough numbers that its biases can be told from noise within minutes. There,
 and again, and on each draw the meta-gradient is computed with every estimator, and once to first order, without the
 derivative of the inner update. The difference $d$ of an estimator's to the first-order one is the part that it
 estimates. The reference is the mean over `--references` draws of 10 times the episodes, with Loaded DiCE, whose
-derivative is unbiased. Told are, for the whole meta-gradient and for the part $d$, in units of the reference's norm: the
-standard deviation $\sqrt{\mathbb{E}\lVert g - \bar g\rVert^2}$, and the bias $\lVert\bar g - g^*\rVert$ less what
+derivative is unbiased. Told are, for the whole meta-gradient and for the part $d$, in units of the reference's norm:
+the standard deviation $\sqrt{\mathbb{E}\lVert g - \bar g\rVert^2}$, and the bias $\lVert\bar g - g^*\rVert$ less what
 noise makes of it, with the size of that noise. Written to benchmarks/results/estimator-variance.json, and by `make
 results` into docs/rl-measured.md.
 """
