@@ -36,6 +36,8 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.algorithm_pages --check
 	$(BIN)/python -m benchmarks.reinforcement --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
+	$(BIN)/python -m benchmarks.stability page --check
+	$(BIN)/python -m benchmarks.twenty_ways --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -47,6 +49,8 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.algorithm_pages
 	$(BIN)/python -m benchmarks.reinforcement
 	$(BIN)/python -m benchmarks.fsmol_page
+	$(BIN)/python -m benchmarks.stability page
+	$(BIN)/python -m benchmarks.twenty_ways
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)

@@ -20,7 +20,6 @@ from innerloop.runs.codec import flag, leaves
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-HOUR = 60.0
 PICTURE = ROOT / "docs" / "images" / "sinusoid.svg"
 FILM = "data:image/gif;base64,"
 
@@ -81,13 +80,12 @@ def seconds_of(run: rundir.Run) -> list[float]:
 
 
 def course(run: rundir.Run) -> list[dict[str, Any]]:
-    """The validation scores of the first hour, or all returns, with the minutes of training until each."""
+    """The validation scores, or returns, with the minutes of training until each."""
     minutes = itertools.accumulate(second / 60 for second in seconds_of(run))
     return [
         {"minutes": round(minute, 1), "meta_steps": each["step"], **scores}
         for minute, each in zip(minutes, run.records(), strict=True)
-        if (minute <= HOUR or "return_0" in each)
-        and (scores := {name: value for name, value in each.items() if name.startswith(("validation/", "return_"))})
+        if (scores := {name: value for name, value in each.items() if name.startswith(("validation/", "return_"))})
     ]
 
 
