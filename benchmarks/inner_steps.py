@@ -10,6 +10,7 @@ benchmarks/results/inner-steps.json, and by `make results` into docs/rl-measured
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,6 +61,11 @@ def main(paths: list[str]) -> None:
             name = Path(path).resolve().name
             rows.append({"run": name, "rate": rate, "later": later, "mean": mean, "interval": half})
             print(name, rate, later, " ".join(f"{value:.2f}" for value in mean), flush=True)
+            keep(paths, rows)
+
+
+def keep(paths: list[str], rows: list[dict[str, Any]]) -> None:
+    """Write what is measured so far: a run that is stopped has not measured in vain."""
     result = {
         "command": " ".join(["python -m benchmarks.inner_steps", *(Path(path).name for path in paths)]),
         "commit": machine.commit(),
