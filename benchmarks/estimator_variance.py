@@ -1,20 +1,22 @@
 r"""Variance and bias of the inner estimators' meta-gradients at one checkpoint of 2D navigation.
 
-    python -m benchmarks.estimator_variance [--repeats 20] [--iterations 20]
+    python -m benchmarks.estimator_variance [--repeats 50] [--references 100] [--iterations 20] [--width 8]
 
-The checkpoint is fixed: `--iterations` of the recipe. There, tasks and episodes are drawn anew again and again, and on
-each draw the meta-gradient is computed with every estimator, and once to first order, without the derivative of the
-inner update. The difference $d$ of an estimator's to the first-order one is the part that it estimates. The reference
-is the mean over as many draws of 10 times the episodes, with Loaded DiCE, whose derivative is unbiased. Told are, for
-the whole meta-gradient and for the part $d$, in units of the reference's norm: the standard deviation
-$\sqrt{\mathbb{E}\lVert g - \bar g\rVert^2}$, and the bias $\lVert\bar g - g^*\rVert$ less what noise makes of it,
-with the size of that noise. Written to benchmarks/results/estimator-variance.json, and by `make results` into
-docs/rl-measured.md.
+The checkpoint is fixed: `--iterations` of the recipe with one hidden layer of `--width` units, whose meta-gradient has
+few enough numbers that its biases can be told from noise within minutes. There, tasks and episodes are drawn anew again
+and again, and on each draw the meta-gradient is computed with every estimator, and once to first order, without the
+derivative of the inner update. The difference $d$ of an estimator's to the first-order one is the part that it
+estimates. The reference is the mean over `--references` draws of 10 times the episodes, with Loaded DiCE, whose
+derivative is unbiased. Told are, for the whole meta-gradient and for the part $d$, in units of the reference's norm:
+the standard deviation $\sqrt{\mathbb{E}\lVert g - \bar g\rVert^2}$, and the bias $\lVert\bar g - g^*\rVert$ less what
+noise makes of it, with the size of that noise. Written to benchmarks/results/estimator-variance.json, and by `make
+results` into docs/rl-measured.md.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +88,17 @@ def statistics(found: np.ndarray, reference: np.ndarray, error: float, norm: flo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Variance and bias of the inner estimators' meta-gradients.")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--references", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--width", type=int, default=8)
     asked = parser.parse_args(arguments)
     machine.set_up()
-    experiment = build(recipes.configure(RECIPE))
+    config = recipes.configure(RECIPE)
+    experiment = build(replace(config, policy=replace(config.policy, widths=(asked.width,))))
     meta, episodes = checkpoint(experiment, asked.iterations), experiment.config.sampling.episodes
     names = [*rl.ESTIMATORS, FIRST_ORDER]
-    keys = jax.random.split(jax.random.key(1), asked.repeats)
+    keys = jax.random.split(jax.random.key(1), asked.references)
     large = gradients(experiment, [UNBIASED, FIRST_ORDER], LARGER * episodes)
     exact = np.stack([large(meta, key) for key in keys])
     small = gradients(experiment, names, episodes)
@@ -113,15 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for at, name in enumerate(names)
     }
     result = {
-        "command": f"python -m benchmarks.estimator_variance --repeats {asked.repeats} --iterations {asked.iterations}",
+        "command": " ".join(
+            ["python -m benchmarks.estimator_variance", *(f"--{name} {value}" for name, value in vars(asked).items())]
+        ),
         "commit": machine.commit(),
         "environment": machine.description(),
         "checkpoint_of": RECIPE,
         "tasks": experiment.config.outer.meta_batch,
         "episodes": episodes,
         "larger": LARGER,
-        "repeats": asked.repeats,
-        "iterations": asked.iterations,
+        **vars(asked),
         "rows": rows,
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

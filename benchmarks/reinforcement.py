@@ -29,6 +29,7 @@ def page() -> str:
     """The page."""
     simulators, iteration = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("simulators", "iteration"))
     estimators, variance, ratios = (kept(name) for name in ("estimators", "estimator-variance", "iteration-ratio"))
+    inner_steps = kept("inner-steps")
     return "\n".join(
         [
             "# Meta-reinforcement learning, measured",
@@ -37,6 +38,7 @@ def page() -> str:
             "[measured results](results.md).",
             "",
             *returns_section(),
+            *(steps_section(inner_steps) if inner_steps else []),
             *rl_pictures.section(),
             *(estimator_section(estimators) if estimators else NOT_YET),
             *(variance_section(variance, estimators) if variance else []),
@@ -83,6 +85,25 @@ def returns_section() -> list[str]:
             if not ours:
                 lines.append(f"| {method}, ours | not yet measured | | | | | | |")
             lines += [ours_beside(method, settings, found, figures) for settings, found in ours.items()]
+    return [*lines, ""]
+
+
+def steps_section(result: dict[str, Any]) -> list[str]:
+    """What bounds the later returns of navigation."""
+    lines = [
+        "### What bounds navigation after the second update",
+        "",
+        f"{source(result)}. On {result['goals']} goals drawn as in training, not those of the test. The first row of a "
+        "run is the published protocol: steps of 0.5, then half. Training optimises the return after one update alone. "
+        "Standardised advantages make a gradient as long near the goal as far from it, and longer with a smaller "
+        "deviation; where a smaller later step does better after 3 updates, that of the protocol overshoots.",
+        "",
+        "| run | first step | later ones, of it | before | after 1 | after 2 | after 3 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{mean:.2f} ± {half:.2f}" for mean, half in zip(row["mean"], row["interval"], strict=True)]
+        lines.append(f"| {row['run']} | {row['rate']} | {row['later']} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -143,12 +164,14 @@ def interval_of(seeds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def variance_section(result: dict[str, Any], returns: dict[str, Any] | None) -> list[str]:
     """How noisy the estimators' meta-gradients are, and how far off."""
+    width = f", with one hidden layer of {result['width']} units" if "width" in result else ""
     lines = [
         "## Variance and bias of the inner estimators",
         "",
-        f"{source(result)}. At one checkpoint (`{result['checkpoint_of']}` after {result['iterations']} iterations), "
-        f"{result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the mean over "
-        f"as many draws of {result['larger']} times the episodes with Loaded DiCE. All in units of its norm; "
+        f"{source(result)}. At one checkpoint (`{result['checkpoint_of']}` after {result['iterations']} iterations"
+        f"{width}), {result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the "
+        f"mean over {result.get('references', result['repeats'])} draws of {result['larger']} times the episodes with "
+        "Loaded DiCE. All in units of its norm; "
         "a bias that is smaller than its noise cannot be told from none. *Through the inner update* is what the "
         "meta-gradient has beyond the first-order one. *Return* is that of the table above, after the last update.",
         "",

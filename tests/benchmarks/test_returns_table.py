@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import iteration_ratio, rl_pictures
 from benchmarks import reinforcement as page
 from innerloop.runs.recipe import Published
 
@@ -45,3 +46,23 @@ def test_a_row_says_by_how_much_it_falls_short():
     figures = [Published("MAML", 20, step, value, 1.0, "") for step, value in enumerate((-50.0, 293.2))]
     line = page.ours_beside("MAML", "", [(run(), np.full((4, 2), (-50.0, 290.0)))], figures)
     assert line == "| MAML, ours | -50.0 ± 0.0 | 290.0 ± 0.0 |  |  | 3.2 | 100 | 1:00 |"
+
+
+def test_pictures_are_of_the_recipe_as_it_is_and_what_is_missing_is_said(monkeypatch):
+    runs = [run(1), run(0), run(0, changes="--outer.update ppo"), run(0, steps=1)]
+    runs = [each | {"algorithm": "maml"} for each in runs]
+    assert [each["seed"] for each in rl_pictures.chosen(runs, "rl-cheetah-direction")] == [0, 1]
+    monkeypatch.setattr(rl_pictures, "kept", lambda: runs)
+    said = "\n".join(rl_pictures.section())
+    assert "100 iterations, seed 0, 1" in said
+    assert "![returns on each goal](images/rl-cheetah-direction-goals.svg)" in said
+    assert said.count("Not yet measured.") == 4
+
+
+def test_a_tree_is_held_against_another_round_by_round():
+    before = [{"seconds": second, "simulator": 1.0} for second in (4.0, 8.0, 5.0)]
+    after = [{"seconds": second, "simulator": 1.0} for second in (2.0, 2.0, 2.0)]
+    found = iteration_ratio.row([before, after], ["one", "other"])
+    assert found["ratio"] == 0.4
+    assert found["seconds"] == [5.0, 2.0]
+    assert found["outside_of_simulator"] == [0.8, 0.5]

@@ -1,5 +1,7 @@
 """Whole episodes: which are kept, what is padding, that nothing depends on how they were run."""
 
+import threading
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -51,11 +53,41 @@ def collected(env, tasks=TASKS, key=KEY, **rule):
     return jax.tree.map(np.asarray, collect(env, policy, PARAMS, tasks, key, **rule))
 
 
+class InBackground(HostCountdown):
+    """Stepped from another thread, some tasks while others choose."""
+
+    background = True
+
+    def __init__(self, num_envs):
+        super().__init__(num_envs)
+        self.busy, self.threads = threading.Lock(), set()
+
+    def reset(self, tasks, seeds, ids=None):
+        with self.alone():
+            return super().reset(tasks, seeds, ids)
+
+    def step(self, tasks, actions, ids=None):
+        with self.alone():
+            if np.isnan(actions).any():
+                raise InnerloopError("An action is not finite.")
+            return super().step(tasks, actions, ids)
+
+    @contextmanager
+    def alone(self):
+        assert self.busy.acquire(blocking=False)  # one call at a time
+        self.threads.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self.busy.release()
+
+
 KINDS = {
     "jax": lambda: Countdown(),
     "host, all at once": lambda: HostCountdown(90),
     "host, few at once": lambda: HostCountdown(7),
     "host, one at a time": lambda: HostCountdown(3),
+    "host, in the background": lambda: InBackground(7),
 }
 
 
@@ -122,6 +154,19 @@ def test_the_number_of_copies_does_not_change_a_bit(rule):
     several = [collected(HostCountdown(n), **rule) for n in (3, 7, 90)]
     assert same(several[0], several[1])
     assert same(several[0], several[2])
+
+
+@RULES
+def test_in_the_background_the_same_is_collected(rule):
+    env = InBackground(7)
+    assert same(collected(env, **rule), collected(HostCountdown(7), **rule))
+    assert len(env.threads) == 1
+    assert threading.get_ident() not in env.threads
+
+
+def test_a_mistake_in_the_background_is_told_as_any_other():
+    with pytest.raises(InnerloopError, match="An action is not finite"):
+        collect(InBackground(7), policy, PARAMS.at[1].set(jnp.nan), TASKS, KEY, episodes=30)
 
 
 @RULES

@@ -8,7 +8,7 @@ import pytest
 
 from innerloop.cli import main as cli
 from innerloop.runs import codec, loop
-from innerloop.workloads.reinforcement import recipes, scoring
+from innerloop.workloads.reinforcement import pictures, published, recipes, scoring
 from innerloop.workloads.reinforcement.build import build
 
 TINY = [
@@ -59,8 +59,10 @@ def test_a_finished_run_holds_what_it_should(finished):
     assert [each["step"] for each in records(finished)] == [1, 2, 3]
     assert {"return_0", "return_1", "kl", "accepted", "broken", "episodes"} <= records(finished)[0].keys()
     report = (finished / "report.html").read_text()
-    assert report.count("<svg") == 4
+    assert report.count("<svg") == 5
     assert "Trajectories" in report
+    assert "Each test task" in report
+    assert "3 iterations with at least 2,400 steps of Navigation2D" in report
     assert "-11.68 ± 2.19" not in report  # published with 40 episodes, not with one
 
 
@@ -113,6 +115,27 @@ def test_the_value_network_of_the_oracle_sees_the_task():
     seeing, params = scoring.baseline(experiment, oracle=True)
     assert seeing.env.observation_size == experiment.env.observation_size + 2
     assert params["mean"]["dense1"]["kernel"].shape == (4, 4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_published_returns_of_single_tasks_have_the_published_means(name):
+    figures = [figure for figure in recipes.RECIPES[name].published if figure.method == "MAML"]
+    found = published.returns(recipes.configure(name).environment)
+    if not figures:
+        assert found is None
+        return
+    assert found.shape == (40, 4)
+    np.testing.assert_allclose(found.mean(axis=0), [figure.value for figure in figures], atol=0.03)
+    assert "1703.03400" in published.source()
+
+
+def test_returns_are_shown_against_goals():
+    one = np.linspace(-1.0, 0.0, 6).reshape(3, 2)
+    picture = pictures.goals(np.array([0.5, 1.0, 2.0]), {"ours": one}, np.hstack([one, one]))
+    assert "after 1 update" in picture
+    assert "after 3 updates" not in picture  # as far as both go
+    assert "published" in picture
+    assert "distance of the goal" in pictures.goals(np.eye(3)[:, :2], {"ours": one}, None)
 
 
 @pytest.mark.parametrize("name", RECIPES)

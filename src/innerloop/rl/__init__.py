@@ -17,12 +17,13 @@ from innerloop.rl.train import (
     train_step,
 )
 from innerloop.rl.trpo import TrustRegion
-from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
+from innerloop.rl.types import BackgroundEnv, HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
 from innerloop.rl.updates import Descent, Needs, OuterUpdate, Problem, Values, ppo
 
 __all__ = [
     "ESTIMATORS",
     "Adaptation",
+    "BackgroundEnv",
     "Categorical",
     "Descent",
     "Estimator",

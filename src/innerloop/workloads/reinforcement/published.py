@@ -10,7 +10,7 @@ import numpy as np
 
 @cache
 def _data() -> Any:
-    return json.loads((files(__package__) / "published.json").read_text("utf-8"))
+    return json.loads((files("innerloop.workloads.reinforcement") / "published.json").read_text("utf-8"))
 
 
 def source() -> str:
