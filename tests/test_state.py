@@ -216,15 +216,15 @@ def test_what_cannot_be_a_state_is_refused_in_a_sentence():
         run(lambda state: {**state, "hidden": jnp.zeros(4)})
     with pytest.raises(InnerloopError, match=r"float64\[3\] at hidden and returned float32\[3\]"):
         run(lambda state: {**state, "hidden": jnp.zeros(3, jnp.float32)})
+    loss = StatefulLoss(lambda params, batch, key, state: (jnp.sum(params["w"]), {}), LOSS.init)
     with pytest.raises(InnerloopError, match="must return"):
-        loss = StatefulLoss(lambda params, batch, key, state: (jnp.sum(params["w"]), {}), LOSS.init)
         adapt(loss, Meta(params, ()), stream[0], KEY, rule=RULE, steps=2)
     with pytest.raises(InnerloopError, match="start must be where another inner loop ended"):
         checks.require_start(params, params)
+    end = adapt(LOSS, Meta(params, ()), stream[0], KEY, rule=rules.sgd(0.1), steps=1).end
     with pytest.raises(InnerloopError, match="on other parameters than the rule adapts here; these differ: start"):
-        end = adapt(LOSS, Meta(params, ()), stream[0], KEY, rule=rules.sgd(0.1), steps=1).end
         run(lambda state: state, start=end)
+    plain = lambda params, batch, key: (jnp.sum(params["w"] ** 2), {})  # noqa: E731
+    maml = meta_loss(plain, rule=RULE, steps=1, query_loss=LOSS)
     with pytest.raises(InnerloopError, match="the inner loss hands on none"):
-        plain = lambda params, batch, key: (jnp.sum(params["w"] ** 2), {})  # noqa: E731
-        maml = meta_loss(plain, rule=RULE, steps=1, query_loss=LOSS)
         maml(Meta(params, ()), Task(stream[0], stream[1]), KEY)
