@@ -37,6 +37,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python benchmarks/reinforcement.py --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
 	$(BIN)/python -m benchmarks.horizons write --check
+	$(BIN)/python -m benchmarks.attention write --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -49,6 +50,7 @@ results: .venv/.ready-dev
 	$(BIN)/python benchmarks/reinforcement.py
 	$(BIN)/python -m benchmarks.fsmol_page
 	$(BIN)/python -m benchmarks.horizons write
+	$(BIN)/python -m benchmarks.attention write
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)
