@@ -7,7 +7,7 @@ from innerloop.models.description import NetworkDescription, from_description
 from innerloop.models.layers import glorot, normal, truncated_normal
 from innerloop.models.mlp import mlp
 from innerloop.models.norm import Normalisation, with_running_statistics
-from innerloop.models.parts import per_step, prototypical, shared_head, with_context
+from innerloop.models.parts import ensemble, per_step, prototypical, shared_head, with_context
 from innerloop.models.precision import in_precision
 from innerloop.models.resnet import resnet12
 
@@ -19,6 +19,7 @@ __all__ = [
     "NetworkDescription",
     "Normalisation",
     "convnet",
+    "ensemble",
     "from_description",
     "from_equinox",
     "from_functions",

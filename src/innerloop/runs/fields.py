@@ -37,6 +37,8 @@ class Saving:
     """time between checkpoints"""
     keep: Count = 2
     """checkpoints kept"""
+    skip_limit: Count = 20
+    """steps in a row without a finite meta-gradient, which are skipped, after which training stops"""
     to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """where metrics go beside the run directory's metrics.jsonl"""
 
@@ -51,7 +53,9 @@ class Log(Saving):
 
 @dataclass(frozen=True)
 class ValidatedLog(Log):
-    """What is recorded along the way. Nothing here changes a result."""
+    """What is recorded along the way. Nothing here changes a result, but that patience may end training early."""
 
     validate_every: Whole = 0
     """records between validations on held-out tasks; 0 for none"""
+    patience: Whole = 0
+    """validations in a row without a better score after which training ends; 0: it goes on"""

@@ -9,7 +9,7 @@ import numpy as np
 from innerloop import artifacts
 from innerloop.errors import InnerloopError
 from innerloop.exported import episodes
-from innerloop.exported.episodes import Description
+from innerloop.exported.description import Description
 from innerloop.pictures import ImageFormat, images_below
 from innerloop.runs import machine, predictions
 from innerloop.types import Meta
@@ -53,6 +53,7 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
         task=config.kind,
         algorithm=config.algorithm,
         inner_rate=config.inner.learning_rate,
+        inner_optimizer=config.inner.optimizer,
         steps=config.inner.steps,
         test_steps=config.evaluation.steps,
         normalisation=config.network.normalisation,
@@ -61,6 +62,9 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
         features=features,
         ways=classes,
         regularisation=config.variant.regularisation,
+        line_search=config.variant.line_search,
+        bound_growth=config.inner.bound_growth,
+        bound_norm=config.inner.bound_norm,
         image=image_format(config),
         facts=facts,
     )
