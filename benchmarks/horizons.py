@@ -1,7 +1,7 @@
 r"""Time and memory of the meta-gradient through 10 to 10,000 inner steps, by every way to keep or recompute them.
 
     python -m benchmarks.horizons measure [--steps 10 100 1000]     the time hangs on the machine, so let it be idle
-    python -m benchmarks.horizons write                             docs/horizons.md and its picture
+    python -m benchmarks.horizons write                             the table of docs/streams.md, and its picture
     python -m benchmarks.horizons write --check                     exit with 1 if what is written is not up to date
 
 The task: a network of 1,377 parameters on 256 examples, by gradient descent with momentum whose step sizes are learned.
@@ -28,7 +28,7 @@ from innerloop.runs import machine, plots
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "horizons.json"
-PAGE, PICTURE = ROOT / "docs" / "horizons.md", ROOT / "docs" / "images" / "horizons.svg"
+PAGE, PICTURE = ROOT / "docs" / "streams.md", ROOT / "docs" / "images" / "horizons.svg"
 START, END = "<!-- horizons: written by `make results` -->", "<!-- end of horizons -->"
 STEPS = (10, 30, 100, 300, 1_000, 2_000, 3_000, 10_000)
 TIMED = 3
@@ -109,8 +109,8 @@ def table(result: dict[str, Any]) -> str:
     rows = {(row["steps"], row["way"]): row for row in result["rows"]}
     numbers = sorted({steps for steps, _ in rows})
     one = result["one_step"]["bytes"]
-    known = result["environment"]
-    processor = f"{known['processor']} with {known['cores']} cores" if "processor" in known else "a CPU"
+    known = result["environment"]["machine"]
+    processor = f"{known['processor']} with {known['cores']} cores"
     lines = [
         f"`{result['command']}`, commit {result['commit']}, {processor}. Memory as a multiple of one inner step's "
         f"({one / 1e3:,.0f} kB), time as a multiple of the full unroll's (`Reverse`, whose seconds are given), and the "
@@ -128,7 +128,7 @@ def table(result: dict[str, Any]) -> str:
         ]
         errors = max(rows[number, name]["error"] for name in WAYS if name != UNROLL)
         lines.append(f"| {number:,} | {' | '.join(cells)} | {errors:.0e} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "![time and memory of long inner loops](images/horizons.svg)"])
 
 
 def picture(result: dict[str, Any]) -> str:

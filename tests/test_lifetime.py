@@ -105,8 +105,9 @@ def test_lives_equal_loops_by_hand(lifetime, weighs):
     objective = last_step if weighs is None else online(weighs)
     lives = lifetimes(loss, optax.adam(0.05), lifetime, rule=RULE, objective=objective)
     state, step = lives.init(jax.tree.map(jnp.asarray, PARAMS), KEY), jax.jit(lives.step)
+    stream = Stream(lifetime.stride)
     for _ in range(5):
-        state, _ = step(state, Stream(lifetime.stride))
+        state, _ = step(state, stream)
     learned, members = by_hand(lifetime, 5, weighs)
     assert relative_error(state.outer.meta.params, learned["params"]) < 1e-10
     assert relative_error(state.outer.meta.rule["w"], learned["rates"]) < 1e-10
@@ -116,9 +117,9 @@ def test_lives_equal_loops_by_hand(lifetime, weighs):
 def test_members_start_anew_at_the_end_of_their_lives():
     lives = lifetimes(loss, optax.sgd(0.0), Lifetime(6, stride=2, population=3), rule=RULE)
     state, step = lives.init(jax.tree.map(jnp.asarray, PARAMS), KEY), jax.jit(lives.step)
-    ages = []
+    ages, stream = [], Stream(2)
     for _ in range(5):
-        state, _ = step(state, Stream(2))
+        state, _ = step(state, stream)
         ages.append(state.members.step.tolist())
     assert ages == [[2, 2, 2], [4, 4, 2], [6, 2, 4], [2, 4, 6], [4, 6, 2]]
 

@@ -172,6 +172,9 @@ SETTINGS = {
     "per step without": (["--algorithm=maml+bnps"], "--network.normalisation is none; choose support"),
     "labels": (["--algorithm=protonet"], "protonet classifies, and these tasks are regression"),
     "loop": (["--algorithm=imaml", "--layout.loop=scanned"], "--layout.loop has no effect with --algorithm imaml"),
+    "levels": (["--algorithm=imaml", "--layout.levels=2"], "--algorithm imaml has no steps to recompute in segments"),
+    "levels, all stored": (["--layout.adjoint=reverse", "--layout.levels=2"], "but --layout.adjoint reverse has no"),
+    "levels, unrolled": (["--layout.loop=unrolled", "--layout.levels=2"], "leave out --layout.loop unrolled"),
     "solver": (["--algorithm=imaml", "--variant.tolerance=2"], "--variant.tolerance is 2.0; it must be a number"),
     "piece": (["--algorithm=maml+mls"], "no piece 'mls' of MAML++ in 'maml+mls'; choose of: msl, lslr"),
 }

@@ -16,7 +16,7 @@ from PIL import Image
 
 from innerloop import InnerloopError
 from innerloop.runs import store
-from innerloop.workloads.episodes.data import miniimagenet, omniglot
+from innerloop.workloads.episodes.data import glyphs, miniimagenet, omniglot
 
 DATA = os.environ.get(store.VARIABLE)
 HERE = DATA is not None and (Path(DATA) / "omniglot" / "images_background.zip").exists()
@@ -233,3 +233,42 @@ def test_the_real_omniglot(monkeypatch):
     classes = [set(np.unique(each.y)) for each in vinyals.values()]
     assert not classes[0] & classes[1]
     assert not (classes[0] | classes[1]) & classes[2]
+
+
+@pytest.fixture(scope="module")
+def letters():
+    """Every thirtieth letter of three faces, so that drawing takes a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "FEWEST", 3)
+        chosen = glyphs._is_letter
+        patch.setattr(glyphs, "_is_letter", lambda code, scripts: code % 30 == 5 and chosen(code, scripts))
+        return glyphs._prepare(glyphs._faces()[:3], quiet)
+
+
+def test_letters_are_drawn_in_each_face_in_the_middle(letters):
+    images, labels = letters["train-images"], letters["train-labels"]
+    assert images.shape == (len(labels), 28, 28, 1)
+    assert images.dtype == np.uint8
+    assert (np.bincount(labels) == 3).all()
+    for image in images[..., 0]:
+        rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
+        assert abs(rows[0] - (27 - rows[-1])) <= 1
+        assert abs(columns[0] - (27 - columns[-1])) <= 1
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_scripts_are_held_out_and_no_letter_looks_like_one_of_another_part(letters):
+    looks = {part: {image.tobytes() for image in letters[f"{part}-images"]} for part in glyphs.SCRIPTS}
+    assert looks["train"]
+    assert looks["val"]
+    assert looks["test"]
+    assert not looks["train"] & looks["test"]
+    assert not glyphs._is_letter(ord("A"), glyphs.SCRIPTS["test"])
+    assert glyphs._is_letter(0x0531, glyphs.SCRIPTS["test"])
+    assert not glyphs._is_letter(ord("1"), glyphs.SCRIPTS["train"])
+
+
+def test_typefaces_that_are_not_there_are_missed_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(glyphs, "FACES", ("Nowhere",))
+    with pytest.raises(InnerloopError, match="holds 0 of matplotlib's text faces instead of 16"):
+        glyphs.load(True, quiet)

@@ -145,8 +145,9 @@ def lifetimes(
         >>> loss = lambda theta, batch, key: (jnp.mean((theta * batch.x - batch.y) ** 2), {})
         >>> lives = lifetimes(loss, optax.adam(0.01), Lifetime(100, stride=5, population=4), rule=rules.meta_sgd(0.001))
         >>> state, step = lives.init(jnp.array(0.0), jax.random.key(0)), jax.jit(lives.step)
+        >>> sinusoids = tasks.Sinusoids(shots=5, queries=5)
         >>> for _ in range(3):
-        ...     state, metrics = step(state, tasks.Sinusoids(shots=5, queries=5))
+        ...     state, metrics = step(state, sinusoids)
         >>> print(state.members.step)
         [15 15 15 15]
     """

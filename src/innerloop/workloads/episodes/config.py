@@ -94,7 +94,7 @@ class GlyphTasks:
     queries: Count = 1
     """query images of each class in training"""
     rotations: bool = True
-    """whether each training letter turned by 90, 180 and 270 degrees is a further class"""
+    """whether each letter turned by 90, 180 and 270 degrees is a further class"""
 
 
 Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks | GlyphTasks

@@ -86,7 +86,7 @@ def glyphs() -> Config:
         network=Network(kind="convnet", widths=(64,) * 4, downsample="stride", normalisation="transductive"),
         inner=Inner(learning_rate=2.0, steps=1),
         outer=Outer(iterations=2_000, meta_batch=8, learning_rate=2e-3, schedule="cosine"),
-        evaluation=Evaluation(shots=(1,), queries=1, steps=5),
+        evaluation=Evaluation(shots=(1,), queries=1, steps=3),
         log=Log(every=20, validate_every=5),
     )
 
@@ -289,6 +289,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
     "glyphs-20way-1shot": Recipe(
         glyphs,
         "letters in matplotlib's typefaces, 20 classes, 1 example of each: images without a download, scripts held out",
+        rows={"protonet": {"evaluation.steps": 1}},
     ),
     "miniimagenet-5way-1shot": Recipe(
         lambda: _miniimagenet(1),

@@ -38,7 +38,7 @@ def load(rotations: bool, announce: Callable[[str], None]) -> dict[Part, Labelle
     A letter that looks in every face like one before it (a Greek capital like a Latin one) is left out.
 
     Args:
-        rotations: whether each turn of a training letter by a quarter is a class of its own.
+        rotations: whether each turn by a quarter is a class of its own, as in Omniglot.
         announce: told what is prepared.
 
     Raises:
@@ -49,7 +49,7 @@ def load(rotations: bool, announce: Callable[[str], None]) -> dict[Part, Labelle
     parts: dict[Part, Labelled] = {}
     for part in SCRIPTS:
         x, y = arrays[f"{part}-images"], arrays[f"{part}-labels"]
-        parts[part] = Labelled(*(with_rotations(x, y) if rotations and part == "train" else (x, y)))
+        parts[part] = Labelled(*(with_rotations(x, y) if rotations else (x, y)))
     return parts
 
 
