@@ -7,12 +7,13 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from innerloop import __version__, workloads
-from innerloop.cli import parse
+from innerloop.cli import parse, together
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
 from innerloop.runs.workload import Workload
@@ -158,7 +159,11 @@ def _algorithms(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> int:
-    name, rest = parse.positional(arguments, "train", "RECIPE|FILE", workloads.recipes())
+    asked, rest = together.asked(arguments, "train")
+    if asked and not together.is_watched():
+        status, first = together.watch(["train", *arguments], asked)
+        return status or (_train(rest) if first else 0)  # what is left to do needs no others
+    name, rest = parse.positional(rest, "train", "RECIPE|FILE", workloads.recipes())
     dry = DRY_RUN in rest
     workload, default = _default(name, rest)
     rest = [argument for argument in rest if argument not in (DRY_RUN, PUBLISHED)]
@@ -167,7 +172,8 @@ def _train(arguments: list[str]) -> int:
     if dry:
         engine.dry_run(workload, config)
         return 0
-    return engine.train(workload, config)
+    with together.joined(asked) if asked else nullcontext():
+        return engine.train(workload, config)
 
 
 def _default(name: str, arguments: list[str]) -> tuple[Workload[Any], Any]:
@@ -231,13 +237,18 @@ def _serve(arguments: list[str]) -> None:
 
 
 def _resume(arguments: list[str]) -> int:
-    name, rest = parse.positional(arguments, "resume", "RUN")
+    asked, rest = together.asked(arguments, "resume")
+    if asked and not together.is_watched():
+        status, first = together.watch(["resume", *arguments], asked)
+        return status or (_resume(rest) if first else 0)
+    name, rest = parse.positional(rest, "resume", "RUN")
     run = rundir.existing(Path(name), workloads.registered())
     config = parse.fields(rest, run.config, f"innerloop resume {name}")
     run.workload.check(config)
     if config.run_dir != run.config.run_dir:
         raise InnerloopError(f"--run-dir is {config.run_dir}, but resume goes on in {name}; leave it out.")
-    return engine.train(run.workload, replace(config, run_dir=name))
+    with together.joined(asked) if asked else nullcontext():
+        return engine.train(run.workload, replace(config, run_dir=name))
 
 
 def _evaluate(arguments: list[str]) -> None:

@@ -139,6 +139,7 @@ def meta_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
         meta = merge(optax.apply_updates(trainable, updates), constant)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
+        meta, optimizer_state = layout.keep_divided((meta, optimizer_state))
         return MetaState(meta, optimizer_state, state.step + 1, state.key), metrics
 
     return step

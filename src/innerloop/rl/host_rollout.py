@@ -54,15 +54,22 @@ def _advanced(slots: _Slots, last: np.ndarray) -> _Slots:
 
 
 @jax.jit
-def _begin_at_once(key: PRNGKey, number: Array) -> tuple[Array, Array]:
+def _begin_at_once(key: PRNGKey, number: Array, first: Array | int) -> tuple[Array, Array]:
     """Keys of the episodes with these numbers, `[tasks, slots]`, and seeds for their resets."""
-    keys = keys_of(key, number)
+    keys = keys_of(key, number, first)
     bits = jax.vmap(jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0), dtype=jnp.uint32)))(keys)
     return keys, (bits >> 1).astype(jnp.int32)
 
 
 def collect_on_host(
-    env: HostEnv, policy: Policy, params: Any, tasks: np.ndarray, key: PRNGKey, rule: Rule, keep_next: bool
+    env: HostEnv,
+    policy: Policy,
+    params: Any,
+    tasks: np.ndarray,
+    key: PRNGKey,
+    rule: Rule,
+    keep_next: bool,
+    first: int = 0,
 ) -> Rollouts:
     """Either rule, with environments outside of JAX."""
     count, horizon, float_type = len(tasks), env.horizon, np.dtype(jnp.result_type(float))
@@ -77,7 +84,7 @@ def collect_on_host(
     while True:
         begins, slots = _beginning(slots, horizon, rule)
         if begins.any():
-            keys, seeds = _begin_at_once(key, slots.number)
+            keys, seeds = _begin_at_once(key, slots.number, first)
             ids = np.flatnonzero(begins)
             observation[ids] = env.reset(tasks[task_of[ids]], np.asarray(seeds).reshape(-1)[ids], ids)
         ids = np.flatnonzero(slots.running)

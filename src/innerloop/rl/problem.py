@@ -95,11 +95,11 @@ def outer_problem(
         return policy.distribution(merge(learned, constant).params, item.observation[0])
 
     acted, batch = (adapted_policy, steps) if needs.divergence == "adapted" else (initial_policy, 0)
-    policies = map_over_tasks(jax.checkpoint(acted) if needs.recompute else acted, layout)
+    policies = map_over_tasks(jax.checkpoint(acted) if needs.recompute else acted, layout, transposed=True)
     gradient, evaluate = mean_over_tasks(one, layout), map_over_tasks(values_of, layout)
 
     def problem(constant: Any, data: Experience, score: Array, key: PRNGKey) -> Problem:
-        count = data.weight.sum(axis=(2, 3))
+        count = layout.everywhere(data.weight.sum(axis=(2, 3)))
         items = data, count / count.mean(axis=0), score  # the shares make the mean over tasks one over all their steps
 
         def curvature(learned: Params) -> Callable[[Params], Params]:
@@ -112,7 +112,7 @@ def outer_problem(
             some = jax.tree.map(lambda leaf: leaf[: needs.curvature_tasks or None], data)
             after, forward = jax.linearize(lambda learned: policies((learned, constant, key), some), learned)
             back = jax.linear_transpose(forward, learned)
-            weight = some.weight[:, batch] / some.weight[:, batch].sum()
+            weight = some.weight[:, batch] / layout.everywhere(some.weight[:, batch]).sum()
             slope = jax.grad(lambda now: jnp.sum(weight * policy.kl(after, now)))
 
             def product(vector: Params) -> Params:
@@ -121,7 +121,7 @@ def outer_problem(
             return layout.fast_products(product)
 
         def values(learned: Params) -> Values:
-            return jax.tree.map(jnp.mean, evaluate((learned, constant, key), items))
+            return jax.tree.map(jnp.mean, layout.everywhere(evaluate((learned, constant, key), items)))
 
         return Problem(lambda learned: gradient((learned, constant, key), items), curvature, values)
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import checkpoint
+from innerloop.runs import checkpoint, distributed
 from innerloop.runs.codec import encoded
 from innerloop.runs.loggers import Loggers, RunInfo
 from innerloop.runs.progress import Progress, Recorder, duration
@@ -65,13 +66,14 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     done = saved = session.step_of(state)
     saved_at, first = time.monotonic(), True
     pace = Pace(done, session.tasks_per_step)
-    loggers = Loggers(log.to, progress.say)
-    recorder = Recorder(run.metrics)
+    writes = distributed.is_first()
+    loggers = Loggers(log.to if writes else (), progress.say)
+    recorder = Recorder(run.metrics if writes else Path(os.devnull))
     loggers.start(RunInfo(run.path.resolve().name, run.path, encoded(run.config)))
     try:
         with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
             for info in session.steps(state):
-                if first:
+                if first and writes:
                     run.write_costs(session.costs)
                 state, done, first = info.state, info.step, False
                 require_finite(info.values, done, saved, session.rates)
@@ -82,10 +84,11 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                     loggers.log(done, values)
                 last = done >= info.total
                 progress.update(line_of(info, session.unit, pace), last=last)
-                if asked or last or time.monotonic() - saved_at >= log.checkpoint_seconds:
+                stop, due = distributed.agreed(bool(asked), time.monotonic() - saved_at >= log.checkpoint_seconds)
+                if stop or last or due:
                     save(run, session, info, saved)
                     saved_at, saved = time.monotonic(), done
-                if asked:
+                if stop:
                     raise InterruptedTraining
             if done > saved:  # it ended earlier than it might have
                 save(run, session, info, saved)  # pyright: ignore[reportPossiblyUnboundVariable]
@@ -97,25 +100,35 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
 
 def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
     """The state of the newest checkpoint, or else the first one; what was recorded after it is dropped."""
-    fresh = session.init()
-    restored = checkpoint.read_newest(run.checkpoints, fresh, session.settings, progress.say)
-    state = fresh if restored is None else restored
-    step = session.step_of(state)
-    if restored is not None:
-        progress.say(f"continuing after {session.unit} {step:,}")
-    damaged = run.truncate_records(step)
-    if damaged:
-        progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
+    state = session.init()
+
+    def read() -> int:
+        nonlocal state
+        restored = checkpoint.read_newest(run.checkpoints, state, session.settings, progress.say)
+        if restored is not None:
+            state = restored
+            progress.say(f"continuing after {session.unit} {session.step_of(state):,}")
+        step = session.step_of(state)
+        damaged = run.truncate_records(step)
+        if damaged:
+            progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
+        return step
+
+    distributed.from_first(read)
+    if distributed.count() > 1:
+        state = checkpoint.decoded(distributed.content_from_first(checkpoint.encoded(state)), state)
     return state
 
 
 def save(run: Run, session: Session[Any], info: StepInfo, saved: int) -> None:
     """Write a checkpoint, unless what was learned is no longer finite."""
-    learned = jax.device_get(session.learned(info.state))
+    state = distributed.whole(info.state)
+    learned = jax.device_get(session.learned(state))
     floats = [leaf for leaf in jax.tree.leaves(learned) if np.issubdtype(leaf.dtype, np.floating)]
     if not all(np.isfinite(leaf).all() for leaf in floats):
         _diverged("a parameter is not finite", info.step, saved, session.rates)
-    checkpoint.write(run.checkpoints, info.step, info.state, session.config.log.keep, session.settings)
+    if distributed.is_first():
+        checkpoint.write(run.checkpoints, info.step, state, session.config.log.keep, session.settings)
 
 
 class Pace:

@@ -86,7 +86,7 @@ class EpisodesSession:
         return tune.mean_seconds(self.experiment)
 
     def evaluate(self, state: MetaState) -> Result:
-        return scoring.score(self.experiment, state.meta, self.progress)
+        return scoring.score(self.experiment.alone(), state.meta, self.progress)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return report.tables(result, self.config)
@@ -98,7 +98,7 @@ class EpisodesSession:
         self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
     ) -> list[Section]:
         evaluation = codec.decoded(Evaluation, result["settings"])
-        measured = replace(self.experiment, config=replace(self.config, evaluation=evaluation))
+        measured = replace(self.experiment.alone(), config=replace(self.config, evaluation=evaluation))
         return report.sections(measured, state.meta, result, records)
 
     def export(self, state: MetaState, folder: Path, result: Mapping[str, Any] | None) -> None:

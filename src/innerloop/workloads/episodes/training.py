@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from innerloop.core.evaluate import evaluate
+from innerloop.core.layout import Layout
 from innerloop.core.outer import MetaState
+from innerloop.runs import distributed
 from innerloop.runs.machine import compile_clock
 from innerloop.runs.progress import Progress
 from innerloop.runs.workload import StepInfo
@@ -44,8 +46,9 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
     if done >= total:
         return
     layout = experiment.layout
+    distributed.require_devices(layout.shards)
     tasks = layout.replicate(experiment.training_tasks())
-    state = layout.replicate(state)
+    state = placed(layout, state)
     with progress.timed("compiling the meta-step"), compile_clock() as compiling:
         steps = memory.compiled_steps(experiment, state, tasks)
     needed = memory.memory_of(steps)
@@ -60,6 +63,13 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
         if validate and (done % (config.log.every * config.log.validate_every) == 0 or done == total):
             values |= validate(state.meta)
         yield StepInfo(state, done, total, values, training_line(values))
+
+
+def placed(layout: Layout, state: MetaState) -> MetaState:
+    """The state on the devices of the layout, what is learned and the optimiser's state divided if they are to be."""
+    meta, optimizer = layout.divide((state.meta, state.optimizer))
+    step, key = layout.replicate((state.step, state.key))
+    return MetaState(meta, optimizer, step, key)
 
 
 class Validation:
@@ -85,7 +95,8 @@ class Validation:
                 query_losses=experiment.eval_losses,
                 layout=self._layout,
                 adjoint=experiment.forward,
-            )
+            ),
+            out_shardings=self._layout.whole,
         )
 
     def __call__(self, meta: Any) -> dict[str, float]:
