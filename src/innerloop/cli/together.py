@@ -104,6 +104,8 @@ def watch(arguments: Sequence[str], together: Together) -> tuple[int, bool]:
         told = file.read()
     text = b"".join(said).decode(errors="replace")
     if status >= 0:
+        if not told.startswith(MET):
+            sys.stderr.write(text)
         return status, told.endswith(FIRST)
     if not told.startswith(MET):
         raise InnerloopError(

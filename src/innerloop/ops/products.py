@@ -126,7 +126,9 @@ def _product(lhs: Any, rhs: Any, turned: bool, *, dimension_numbers: Any, **sett
     rows, columns = _others(x, x_batch, x_inner), _others(y, y_batch, y_inner)
     ordered = _in_order(x_batch, rows, x_inner) and _in_order(y_batch, y_inner, columns)
     sizes = [prod(x.shape[i] for i in rows), prod(y.shape[i] for i in columns), prod(x.shape[i] for i in x_inner)]
-    if min(sizes) == 1 or (ordered and not turned) or settings.pop("out_sharding") is not None:
+    sharding = settings.pop("out_sharding")  # names the mesh of the operands, even where nothing is divided
+    divided = sharding is not None and any(axes is not None for axes in sharding.spec)
+    if min(sizes) == 1 or (ordered and not turned) or divided:
         return None
     batches = bool(x_batch)
     numbers = (((1 + batches,), (batches,)), (((0,), (0,)) if batches else ((), ())))
