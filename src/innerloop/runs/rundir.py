@@ -212,6 +212,12 @@ def create(path: Path, workload: Workload[Any], config: Any) -> Run:
     return Run(path, workload, config)
 
 
+def prepare(path: Path, workload: Workload[Any], config: Any) -> None:
+    """A directory in which `resume` starts the run of a configuration, perhaps in another process."""
+    path.mkdir(parents=True, exist_ok=True)
+    _write_config(path, workload, config)
+
+
 def keep_devices(path: Path, workload: Workload[Any], config: Any) -> Run:
     """Note the number of devices that a run goes on with, if it is another one."""
     run = existing(path, {workload.name: workload})
