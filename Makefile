@@ -36,6 +36,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.algorithm_pages --check
 	$(BIN)/python benchmarks/reinforcement.py --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
+	$(BIN)/python -m benchmarks.scale --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -47,6 +48,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.algorithm_pages
 	$(BIN)/python benchmarks/reinforcement.py
 	$(BIN)/python -m benchmarks.fsmol_page
+	$(BIN)/python -m benchmarks.scale
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)
