@@ -63,6 +63,7 @@ def main(devices: str, coordinator: str = "", processes: str = "1", process: str
     jax.config.update("jax_num_cpu_devices", int(devices))
     if coordinator:
         distributed.join(distributed.Together(coordinator, int(processes), int(process)))
+        distributed.connect()
     found = policy_learned(iterations=2)
     distributed.leave()
     if not coordinator:

@@ -83,7 +83,8 @@ def test_a_run_in_a_process_of_this_machine(tmp_path, monkeypatch):
     while "up" not in launch.log_of(tmp_path / "run").read_text():
         assert not job.ended()
     assert job.stop()
-    assert job.ended()
+    while not job.ended():
+        time.sleep(0.1)
     assert "KeyboardInterrupt" in launch.log_of(tmp_path / "run").read_text()
 
 

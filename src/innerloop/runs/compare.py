@@ -159,7 +159,7 @@ def launch_and_compare(
             waiting.append(path)
     from innerloop.runs import loop
 
-    with loop.interruptions("saving the runs of this machine") as asked:
+    with loop.interruptions("what runs on this machine") as asked:
 
         def wait(seconds: float) -> None:
             time.sleep(seconds)

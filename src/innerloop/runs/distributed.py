@@ -65,6 +65,24 @@ def join(asked: Together) -> None:
     _Place.index, _Place.count, _Place.joined = *_numbers(asked), True
 
 
+def connect() -> None:
+    """Open the connections between all devices, while the processes are still abreast of each other.
+
+    Gloo waits for 30 seconds when a set of devices first computes together, and as long as it takes afterwards. Left to
+    the first meta-step, one process whose compiler is half a minute slower than another's would end the run.
+    """
+    if _Place.count == 1:
+        return
+    import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    from_all(None)
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+    ones = np.ones(jax.device_count(), np.float32)
+    spread = jax.make_array_from_callback(ones.shape, NamedSharding(mesh, PartitionSpec("all")), lambda i: ones[i])
+    jax.block_until_ready(jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(spread))
+
+
 def _numbers(asked: Together) -> tuple[int, int]:
     """Which process this is, and of how many, without starting JAX's devices."""
     if asked.processes is not None and asked.process is not None:

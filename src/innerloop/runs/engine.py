@@ -65,6 +65,7 @@ def _stand(workload: Workload[Any], config: Any, path: Path, progress: Progress,
                 "leave it out."
             )
         machine.set_up(shards)
+        distributed.connect()
         distributed.require_same(
             {f"the version of {name}": number for name, number in machine.versions().items()}
             | codec.shared_settings(config)

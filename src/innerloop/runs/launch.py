@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Job(Protocol):
         ...
 
     def stop(self) -> bool:
-        """Have it save and end, and wait for that; `False` for one that goes on without us."""
+        """Have it save and end; `False` for one that goes on without us."""
         ...
 
 
@@ -73,7 +74,6 @@ class LocalJob:
     def stop(self) -> bool:
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
-        self._process.wait()
         return True
 
 
@@ -192,5 +192,6 @@ def work_off(runs: Sequence[Path], by: Launcher, done: Callable[[Path], None], w
                 del running[run]
                 done(run)
     finally:
-        for job in running.values():
-            job.stop()
+        stopping = [job for job in running.values() if job.stop()]
+        while not all(job.ended() for job in stopping):
+            time.sleep(by.pause)

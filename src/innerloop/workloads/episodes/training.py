@@ -54,6 +54,7 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
     needed = memory.memory_of(steps)
     memory.require_fit(needed, experiment)
     costs |= {"compile_seconds": compiling.seconds, **needed._asdict()}
+    distributed.from_all(None)  # all have compiled; sets of devices that are new meet soon enough for gloo
     validate = Validation(experiment) if config.log.validate_every else None
     while done < total:
         count = min(config.log.every - done % config.log.every, total - done)
