@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,3 +51,24 @@ def test_held_out_loss_falls_and_the_course_may_be_cut_and_resumed():
     ((_, moment),) = one.run(short)
     assert moment.step == 20
     assert one._steps._cache_size() == 1
+
+
+def test_the_task_whose_gradient_is_not_finite_is_named():
+    one = fitting(meta_batch=4)
+    tasks = one._training
+    spoilt = tasks.x._replace(numbers=tasks.x.numbers.at[tasks.starts[7] : tasks.starts[8]].set(np.inf))
+    one._training = replace(tasks, x=spoilt)
+    fit = one.start(0)
+    for step in range(40):
+        fit = fit._replace(state=fit.state._replace(step=jnp.asarray(step, jnp.int32)))
+        finite, drawn, numbers = one.examined(fit)
+        np.testing.assert_array_equal(finite, numbers != 7)
+        np.testing.assert_array_equal(finite, np.isfinite(drawn.support.x.numbers).all(axis=(1, 2)))
+        if not finite.all():
+            break
+    else:
+        pytest.fail("the task was never drawn")
+    before = jax.tree.map(np.array, fit.state.meta)
+    after, metrics = one.advance(fit, 1)
+    assert metrics["skipped"] == 1
+    jax.tree.map(np.testing.assert_array_equal, after.state.meta, before)

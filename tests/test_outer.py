@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -222,3 +223,63 @@ def test_mean_over_tasks_averages_values_of_any_shape():
     gradient, metrics = mean_over_tasks(function, Layout(2, 1))((jnp.float32(2.0),), jnp.arange(4.0))
     assert float(gradient) == 1.5
     np.testing.assert_allclose(metrics["vector"], 1.5 * np.arange(3))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SometimesInfinite:
+    """Sinusoids, of which every meta-step among `bad` holds one whose targets are not finite."""
+
+    run_key: jax.Array
+    bad: jax.Array
+
+    def sample(self, key, num_tasks):
+        task = tasks.Sinusoids().sample(key, num_tasks)
+        of_step = jax.vmap(
+            lambda step: jax.random.split(jax.random.fold_in(jax.random.fold_in(self.run_key, step), 2))[0]
+        )
+        hit = jnp.any(jnp.all(jax.random.key_data(of_step(self.bad)) == jax.random.key_data(key), axis=-1))
+        return jax.tree.map(lambda leaf: jnp.where(hit, jnp.inf, leaf), task)
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(shards=2)], ids=str)
+def test_a_step_whose_gradient_is_not_finite_is_skipped(layout):
+    """The state is that of the steps that were taken alone, to the bit; the metrics are their means."""
+    step, state = sinusoid_step(layout)
+    run = jax.jit(outer.repeat(step))
+    nothing, some = jnp.array([-1]), jnp.array([2, 5, 6])
+    bad = SometimesInfinite(state.key, some)
+    together, metrics = run(state, bad, np.int32(7))
+    expected, losses_after = state, []
+    for number in range(7):
+        if number in some:
+            expected = expected._replace(step=expected.step + 1)
+        else:
+            expected, single = run(expected, SometimesInfinite(state.key, nothing), np.int32(1))
+            losses_after.append(float(single["loss_after"]))
+    assert all((a == b).all() for a, b in zip(leaves_of(together), leaves_of(expected), strict=True))
+    assert [int(metrics[name]) for name in ("skipped", "skipped_in_a_row", "last_skipped")] == [3, 2, 7]
+    np.testing.assert_allclose(float(metrics["loss_after"]), np.mean(losses_after), rtol=1e-5)
+    _, none_taken = run(together._replace(step=jnp.array(5, jnp.int32)), bad, np.int32(2))
+    assert int(none_taken["skipped"]) == 2
+    assert np.isnan(float(none_taken["loss_after"]))
+
+
+def test_the_task_for_which_a_step_is_skipped_is_found():
+    _, state = sinusoid_step()
+    model = models.mlp(1, (16,), 1)
+    value = il.meta_loss(losses.supervised(model, losses.squared_error), rule=rules.sgd(0.01), steps=2)
+    bad = SometimesInfinite(state.key, jnp.array([4]))
+    finite, drawn = jax.jit(outer.finite_tasks(value, meta_batch=6))(state._replace(step=jnp.array(4)), bad)
+    assert finite.tolist() == [True, True, False, True, True, True]
+    assert np.isinf(drawn.support.y).all(axis=(1, 2)).tolist() == (~finite).tolist()
+
+
+def test_without_the_guard_a_step_is_what_its_gradient_says():
+    _, state = sinusoid_step()
+    model = models.mlp(1, (16,), 1)
+    value = il.meta_loss(losses.supervised(model, losses.squared_error), rule=rules.sgd(0.01), steps=2)
+    step = il.meta_step(value, optax.adam(1e-2), meta_batch=6, skip_nonfinite=False)
+    after, metrics = jax.jit(step)(state, SometimesInfinite(state.key, jnp.array([0])))
+    assert "skipped" not in metrics
+    assert not np.isfinite(jax.tree.leaves(after.meta)[0]).all()

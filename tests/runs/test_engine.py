@@ -1,5 +1,6 @@
 """The engine drives any workload: a kind of run in one file trains, is killed, resumes, evaluates, reports, exports."""
 
+import math
 import os
 import random
 import signal
@@ -8,10 +9,14 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import engine, rundir
+from innerloop.runs import checkpoint, engine, machine, rundir
+from innerloop.runs.best import KEPT, Best
+from innerloop.runs.workload import Examined
 from runs import toy
 
 KINDS = {"toy": toy.WORKLOAD}
@@ -73,6 +78,44 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     last.communicate()
     assert last.returncode == 0
     assert final_state(tmp_path / "run", 400) == final_state(tmp_path / "reference", 400)
+    kept = [
+        {file.name: file.read_bytes() for file in (tmp_path / of / "best").iterdir()} for of in ("run", "reference")
+    ]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == KEPT + 1
+
+
+def test_the_best_on_validation_tasks_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
+    best, said = Best(tmp_path / "best"), []
+    for step, score in enumerate([0.5, 0.9, 0.7, 0.9, 0.1, 0.2, 0.8, 0.3], 1):
+        best.offer(step, {"w": np.full(2, step)}, score)
+    again = Best(tmp_path / "best")
+    found = again.read({"w": np.zeros(2, int)}, said.append)
+    assert [(each.step, each.score, each.learned["w"][0]) for each in found] == [
+        *((2, 0.9, 2), (4, 0.9, 4), (7, 0.8, 7), (3, 0.7, 3), (1, 0.5, 1)),
+    ]
+    assert again.since_best() == 6
+    again.forget_after(3)
+    assert [each.step for each in Best(tmp_path / "best").read({"w": np.zeros(2, int)}, said.append)] == [2, 3, 1]
+    assert again.since_best() == 1
+    assert said == []
+    (tmp_path / "best" / "step-000000002.safetensors").write_bytes(b"")
+    assert [each.step for each in again.read({"w": np.zeros(2, int)}, said.append)] == [3, 1]
+    assert "step-000000002.safetensors is missing or damaged" in said[0]
+
+
+def test_where_validation_gets_no_better_training_ends_for_good(tmp_path, capsys):
+    config = toy.Config(
+        run_dir=str(tmp_path / "run"), iterations=4000, log=toy.Log(patience=3, checkpoint_seconds=99.0)
+    )
+    for _ in range(2):
+        assert engine.train(toy.WORKLOAD, config, report=False) == 0
+        assert "has not got better for 3 validations: training ends here" in capsys.readouterr().out
+        run = rundir.existing(tmp_path / "run", KINDS)
+        step = run.result()["meta_steps"]
+        assert step < 1000
+        assert run.records()[-1]["step"] == step
+        assert Best(run.best).since_best() == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -165,3 +208,66 @@ def test_rotation_counts_only_whole_checkpoints_and_keeps_the_newest(tmp_path):
     newest = checkpoint.read_newest(run.checkpoints, session.init(), session.settings, print)
     assert int(newest.step) == 10
     assert all((checkpoints / stray).exists() for stray in ("step-old", "step-999 (copy)", "step-000000040.bak"))
+
+
+class Skipping(toy.Session):
+    """Every step among `bad` has no finite gradient, because of its second task."""
+
+    bad = frozenset({3, 4, 11})
+
+    def steps(self, state):
+        for info in super().steps(state):
+            skipped = info.step in self.bad
+            yield info._replace(
+                values={"loss": math.nan if skipped else info.values["loss"], "skipped": float(skipped)}
+            )
+
+    def examined(self, state, step):
+        return Examined(state, ["task b"], {"support/x": np.arange(3.0), "step": np.asarray(step)})
+
+
+class SkippingToy(toy.Toy):
+    session = Skipping
+
+    def open(self, config, progress, *, resolve):
+        machine.set_up(1)
+        return self.session(config, progress)
+
+
+def test_steps_without_a_finite_gradient_are_counted_told_and_reported(tmp_path, capsys):
+    config = toy.Config(run_dir=str(tmp_path / "run"))
+    assert engine.train(SkippingToy(), config) == 0
+    said = capsys.readouterr().out
+    told = "meta-step 3 was skipped, for its meta-gradient: that of task b is not finite; training goes on"
+    assert told in said
+    assert "3 skipped" in said
+    run = rundir.existing(tmp_path / "run", KINDS)
+    records = {record["step"]: record for record in run.records()}
+    assert [records[step].get("skipped") for step in (2, 3, 4, 5)] == [None, 1.0, 1.0, None]
+    assert "loss" not in records[3]
+    assert (
+        "3 of 40 meta-steps were skipped, since their meta-gradients were not finite, among them that of task b"
+        in (run.result()["remarks"])
+    )
+    assert load_file(run.path / "skipped" / "tasks.safetensors")["step"] == 2
+
+
+def test_training_ends_where_nothing_but_skipped_steps_is_left(tmp_path, capsys):
+    class Lost(Skipping):
+        bad = frozenset(range(9, 100))
+
+    kind = SkippingToy()
+    kind.session = Lost
+    config = toy.Config(run_dir=str(tmp_path / "run"))
+    config = replace(config, log=replace(config.log, skip_limit=12))
+    with pytest.raises(InnerloopError, match=r"12 meta-steps in a row have no finite .*task b") as e:
+        engine.train(kind, config)
+    assert "(the checkpoint of step 8 is kept)" in str(e.value)
+    kept = checkpoint.read_newest(tmp_path / "run" / "skipped", *dumped(config), print)
+    assert int(kept.step) == 20
+    assert load_file(tmp_path / "run" / "skipped" / "tasks.safetensors")["step"] == 19
+
+
+def dumped(config):
+    session = Skipping(config, None)
+    return session.init(), session.settings

@@ -355,7 +355,10 @@ def test_an_inner_loop_that_diverges(capsys):
     said = refused(capsys, *arguments)
     assert "Training diverged: " in said
     assert "with --inner.learning-rate 1e+06 and --outer.learning-rate 0.001; lower one of them" in said
-    assert not list(Path("run").rglob("step-*"))
+    assert not Path("run/checkpoints").exists()
+    [step] = Path("run/skipped").glob("step-*")
+    assert (step / "state.safetensors").exists()
+    assert json.loads(Path("run/skipped/tasks.json").read_text())["not_finite"]
 
 
 def test_a_missing_extra(capsys, monkeypatch):

@@ -267,7 +267,8 @@ def map_over_tasks(
         if copies:
             shared = jax.tree.map(lambda leaf: leaf[0], shared)
         of_chunk = layout.fast_products(lambda chunk: vectorised(lambda item: function(shared, item), chunk))
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(of_chunk, chunks))
+        flat = lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])  # noqa: E731
+        return jax.tree.map(flat, lax.map(of_chunk, chunks))
 
     def results(shared: Any, items: Any) -> Any:
         number = jax.tree.leaves(items)[0].shape[0]

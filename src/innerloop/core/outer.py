@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from innerloop.core.finite import SKIPPED, updated_where
 from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
 from innerloop.core.trees import differentiable, merge, split
 from innerloop.errors import InnerloopError
@@ -28,6 +29,25 @@ class MetaState(NamedTuple):
     optimizer: optax.OptState
     step: Array
     key: PRNGKey
+
+
+class Skips(NamedTuple):
+    """How many meta-steps were skipped, how many of these at the end, and the last one's number from 1 (0: none)."""
+
+    number: Array
+    in_a_row: Array
+    last: Array
+
+    @classmethod
+    def none(cls) -> "Skips":
+        """Before the first step."""
+        zero = jnp.zeros((), jnp.int32)
+        return cls(zero, zero, zero)
+
+    def after(self, skipped: Array, step: Array) -> "Skips":
+        """With one step more, after which the state counts `step`."""
+        in_a_row = jnp.where(skipped, self.in_a_row + 1, 0)
+        return Skips(self.number + skipped, in_a_row, jnp.where(skipped, step, self.last))
 
 
 Diagnostics = Callable[[MetaState, Any], Metrics]
@@ -92,6 +112,7 @@ def meta_step(
     layout: Layout = Layout(),
     iterations: int | None = None,
     radius: float = 0.0,
+    skip_nonfinite: bool = True,
 ) -> MetaStep:
     r"""One step of the outer loop, with the episodes sampled inside the compiled function.
 
@@ -105,10 +126,14 @@ def meta_step(
         radius: take the meta-gradient where the meta-loss is largest, to first order, within this distance:
             at $\theta + \rho\, g / \lVert g\rVert$ with the meta-gradient $g$ at $\theta$ (sharpness-aware
             minimisation, which takes twice the time). 0: at $\theta$ itself.
+        skip_nonfinite: leave out a step whose meta-gradient has no finite norm, as after the overflow of a single
+            task's inner loop: what is learned and the optimiser's state stay as they are, the step is counted and the
+            next one draws other tasks.
 
     Returns:
         `(state, tasks) -> (state, metrics)`, pure. `tasks` is a `TaskDistribution`, itself a pytree, so that its data
-        is an argument of the compiled function and not a constant inside it.
+        is an argument of the compiled function and not a constant inside it. The metric `skipped` is 1 of a step that
+        was left out, whose other metrics may be anything, and otherwise 0.
 
     Raises:
         InnerloopError: if the meta-batch is not positive, or smaller than the layout's shards or chunk, or if the
@@ -136,13 +161,65 @@ def meta_step(
             reach = radius / jnp.maximum(optax.tree.norm(gradients), 1e-12)
             above = jax.tree.map(lambda x, g: x + reach * g, trainable, gradients)
             gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
-        meta = merge(optax.apply_updates(trainable, updates), constant)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
-        meta, optimizer_state = layout.keep_divided((meta, optimizer_state))
-        return MetaState(meta, optimizer_state, state.step + 1, state.key), metrics
+        norm = optax.tree.norm(gradients)
+        metrics["gradient_norm"] = norm
+        if skip_nonfinite:
+            metrics[SKIPPED] = 1.0 - jnp.isfinite(norm)
+        after = moved(state, gradients, optimizer, jnp.isfinite(norm) if skip_nonfinite else None)
+        meta, optimizer_state = layout.keep_divided((after.meta, after.optimizer))
+        return after._replace(meta=meta, optimizer=optimizer_state), metrics
 
     return step
+
+
+def moved(
+    state: MetaState, gradients: Any, optimizer: optax.GradientTransformation, usable: Array | None = None
+) -> MetaState:
+    """The state after a step of the optimiser along a meta-gradient, which counts but moves nothing if not `usable`."""
+    trainable, constant = split(state.meta, differentiable(state.meta))
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
+    after = optax.apply_updates(trainable, updates), optimizer_state
+    if usable is not None:
+        after = updated_where(usable, after, (trainable, state.optimizer))
+    return MetaState(merge(after[0], constant), after[1], state.step + 1, state.key)
+
+
+def finite_tasks(
+    meta_loss: MetaLoss, *, meta_batch: int, layout: Layout = Layout(), iterations: int | None = None
+) -> Callable[[MetaState, TaskDistribution], tuple[Array, Task]]:
+    """Which tasks of the next meta-step have a finite gradient: finds those for which a step was skipped.
+
+    Args:
+        meta_loss: the meta-loss of one task.
+        meta_batch: number of tasks in a step.
+        layout: how they are laid out.
+        iterations: number of meta-steps of the whole training, as `meta_step` was given it.
+
+    Returns:
+        `(state, tasks) -> (finite, drawn)`: booleans `[meta_batch]`, and the tasks that step draws, stacked.
+    """
+
+    def one(shared: Any, index: Array) -> tuple[Array, Task]:
+        trainable, constant, tasks, key, *progress = shared
+        sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
+        task = sample_task(tasks, sample_key)
+        loss = lambda trainable: meta_loss(merge(trainable, constant), task, task_key, *progress)  # noqa: E731
+        gradient, _ = jax.grad(loss, has_aux=True)(trainable)
+        return jnp.isfinite(optax.tree.norm(gradient)), task
+
+    def finite(state: MetaState, tasks: TaskDistribution) -> tuple[Array, Task]:
+        trainable, constant = split(state.meta, differentiable(state.meta))
+        key = jax.random.fold_in(state.key, state.step)
+        given = (constant, tasks, key) if iterations is None else (constant, tasks, key, state.step / iterations)
+        return map_over_tasks(one, layout)((trainable, *given), jnp.arange(meta_batch))
+
+    return finite
+
+
+def sample_keys(state: MetaState, meta_batch: int) -> Array:
+    """The keys from which the next meta-step draws its tasks, `[meta_batch]`."""
+    key = jax.random.fold_in(state.key, state.step)
+    return jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index))[0])(jnp.arange(meta_batch))
 
 
 def diagnostics(
@@ -183,21 +260,32 @@ def repeat(
 
     Returns:
         `(state, tasks, num_steps) -> (state, metrics)`, metrics averaged over the steps (zero if there are none).
-        Compile it with `jax.jit(..., donate_argnums=0)`.
+        Compile it with `jax.jit(..., donate_argnums=0)`. Where steps can be skipped, `skipped` is their number,
+        `skipped_in_a_row` how many of them are the last ones without a step between, `last_skipped` the number of the
+        last one, from 1 (0: none); the other metrics are means over the steps that were taken, NaN if none was.
     """
 
     one = jax.jit(step)  # traced once for shape and value
 
     def steps(state: MetaState, tasks: TaskDistribution, num_steps: Array | int) -> tuple[MetaState, Metrics]:
-        def body(_: Any, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
-            state, total = carry
+        def body(_: Any, carry: tuple[MetaState, Metrics, Skips]) -> tuple[MetaState, Metrics, Skips]:
+            state, total, skips = carry
             state, metrics = one(state, tasks)
-            return state, jax.tree.map(jnp.add, total, metrics)
+            skipped = metrics.pop(SKIPPED, None)
+            if skipped is not None:
+                metrics = jax.tree.map(lambda leaf: jnp.where(skipped > 0, 0, leaf), metrics)
+                skips = skips.after(skipped > 0, state.step)
+            return state, jax.tree.map(jnp.add, total, metrics), skips
 
         shapes = jax.eval_shape(one, state, tasks)[1]
+        counted = shapes.pop(SKIPPED, None) is not None
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        state, total = lax.fori_loop(0, num_steps, body, (state, zeros))
-        metrics = jax.tree.map(lambda leaf: leaf / jnp.maximum(num_steps, 1), total)
+        state, total, skips = lax.fori_loop(0, num_steps, body, (state, zeros, Skips.none()))
+        taken = num_steps - skips.number
+        unknown = jnp.where((taken == 0) & (jnp.asarray(num_steps) > 0), jnp.nan, 0.0)
+        metrics = jax.tree.map(lambda leaf: leaf / jnp.maximum(taken, 1) + unknown, total)
+        if counted:
+            metrics |= {SKIPPED: skips.number, f"{SKIPPED}_in_a_row": skips.in_a_row, f"last_{SKIPPED}": skips.last}
         return state, metrics if diagnostics is None else diagnostics(state, tasks) | metrics
 
     return steps

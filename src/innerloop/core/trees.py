@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from innerloop.types import Mask, Params
 
@@ -34,6 +35,22 @@ def merge(chosen: Params, others: Params) -> Params:
         True
     """
     return jax.tree.map(lambda a, b: b if a is None else a, chosen, others, is_leaf=lambda leaf: leaf is None)
+
+
+def arrays_of(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree by their paths; of a key the numbers that it stands for.
+
+    Example:
+        >>> list(arrays_of({"head": {"bias": 1.0}}).items())
+        [('head/bias', array(1.))]
+    """
+    numbers = {path_name(path): _numbers(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {name: np.asarray(leaf) for name, leaf in numbers.items()}
+
+
+def _numbers(leaf: Any) -> Any:
+    is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -5,7 +5,17 @@ from innerloop.rl.objectives import ESTIMATORS, Estimator
 from innerloop.rl.policies import Categorical, Gaussian, StochasticPolicy
 from innerloop.rl.returns import Experience, advantages
 from innerloop.rl.rollout import collect
-from innerloop.rl.train import Adaptation, RLState, RLStep, Sampling, evaluate, init, smaller_later, train_step
+from innerloop.rl.train import (
+    Adaptation,
+    RLState,
+    RLStep,
+    Sampling,
+    evaluate,
+    init,
+    smaller_later,
+    tasks_of,
+    train_step,
+)
 from innerloop.rl.trpo import TrustRegion
 from innerloop.rl.types import HostEnv, JaxEnv, Policy, Rollouts, Step, TaskSampler
 from innerloop.rl.updates import Descent, Needs, OuterUpdate, Problem, Values, ppo
@@ -43,5 +53,6 @@ __all__ = [
     "ppo",
     "returns",
     "smaller_later",
+    "tasks_of",
     "train_step",
 ]

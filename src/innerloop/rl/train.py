@@ -15,6 +15,7 @@ from jax import Array
 
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import FirstOrder, Mixed
+from innerloop.core.finite import SKIPPED, all_finite, updated_where
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import MetaState
 from innerloop.core.trees import differentiable, merge, split
@@ -121,7 +122,8 @@ def train_step(
         `state -> (state, metrics)`. The metrics have `returns`, the mean undiscounted return after 0, ..., `steps`
         updates `[steps + 1]`, `episodes`, their number for each task and collection, `broken`, the number of those that
         ended because something was no longer finite, those of the outer update, and for a normal policy `log_std`, the
-        mean log standard deviation of its actions before adaptation.
+        mean log standard deviation of its actions before adaptation. An update that is not finite is not made; then
+        `skipped` is 1.
 
     Raises:
         InnerloopError: if there is no task, if the layout does not suit, or for an unknown estimator.
@@ -144,13 +146,15 @@ def train_step(
     @jax.jit
     def update(state: RLState, data: Experience, score: Array, key: PRNGKey) -> tuple[RLState, Metrics]:
         learned, constant = split(state.meta, differentiable(state.meta))
-        learned, kept, metrics = outer.update(problem_of(constant, data, score, key), learned, state.optimizer)
-        return RLState(merge(learned, constant), kept, state.step + 1, state.key), metrics
+        found, kept, metrics = outer.update(problem_of(constant, data, score, key), learned, state.optimizer)
+        usable = all_finite((found, kept))
+        learned, kept = updated_where(usable, (found, kept), (learned, state.optimizer))
+        return RLState(merge(learned, constant), kept, state.step + 1, state.key), metrics | {SKIPPED: 1.0 - usable}
 
     def collected(meta: Meta, key: PRNGKey, number: Array) -> tuple[Any, Metrics]:
-        task_key, sample_key, update_key = jax.random.split(jax.random.fold_in(key, number), 3)
+        drawn, sample_key, update_key = _drawn(env, key, number, num_tasks)
         share = layout.own_share(num_tasks) if isinstance(env, HostEnv) else slice(0, num_tasks)
-        of = run(meta, env.tasks.sample(task_key, num_tasks)[share], sample_key, share.start)
+        of = run(meta, drawn[share], sample_key, share.start)
         known = {"returns": of.returns, "episodes": of.episodes, "broken": of.broken}
         known |= {"weight": of.experience.weight, "scale": of.experience.scale}
         if "log_std" in of.experience.info:  # a normal policy: too small, and it no longer explores
@@ -175,6 +179,17 @@ def train_step(
         return state, counts | metrics
 
     return on_host if isinstance(env, HostEnv) else jax.jit(compiled)
+
+
+def tasks_of(env: JaxEnv | HostEnv, state: RLState, num_tasks: int) -> Array | np.ndarray:
+    """The tasks that the next meta-iteration draws, `[num_tasks, *shape]`."""
+    return _drawn(env, state.key, state.step, num_tasks)[0]
+
+
+def _drawn(env: JaxEnv | HostEnv, key: PRNGKey, number: Array, num_tasks: int) -> tuple[Any, PRNGKey, PRNGKey]:
+    """The tasks of an iteration, and the keys for what follows."""
+    task_key, sample_key, update_key = jax.random.split(jax.random.fold_in(key, number), 3)
+    return env.tasks.sample(task_key, num_tasks), sample_key, update_key
 
 
 def evaluate(

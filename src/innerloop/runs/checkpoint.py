@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load, save
 
-from innerloop.core.trees import path_name
+from innerloop.core.trees import arrays_of, path_name
 from innerloop.errors import InnerloopError
 
 FORMAT = 2
@@ -45,7 +45,7 @@ def write(directory: Path, step: int, state: Any, keep: int, settings: Settings)
     """
     final = directory / f"step-{step:09d}"
     partial = directory / f"partial-{os.getpid()}-{step}"
-    content = save(_to_arrays(state))
+    content = save(arrays_of(state))
     manifest = {
         "format": FORMAT,
         "step": step,
@@ -126,7 +126,7 @@ def read_newest(directory: Path, template: Tree, settings: Settings, warn: Calla
                     f"{path} belongs to another configuration: it was written with {name} {written_under[name]}, "
                     f"and this run has {value}."
                 )
-        return _from_arrays(load(content), template, path)
+        return from_arrays(load(content), template, path)
     if paths:
         raise InnerloopError(
             f"No checkpoint in {directory} is whole, so training cannot go on; to start over, remove that folder."
@@ -200,14 +200,13 @@ def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _to_arrays(state: Any) -> dict[str, np.ndarray]:
-    arrays = {}
-    for path, leaf in jax.tree.leaves_with_path(state):
-        arrays[path_name(path)] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return arrays
+def from_arrays(arrays: dict[str, np.ndarray], template: Tree, path: Path) -> Tree:
+    """The inverse of `arrays_of`, for a pytree like the template.
 
+    Raises:
+        InnerloopError: if they belong to another configuration; the message names the file.
+    """
 
-def _from_arrays(arrays: dict[str, np.ndarray], template: Tree, path: Path) -> Tree:
     def restore(name: str, leaf: Any) -> Any:
         wanted = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
         stored = arrays.pop(name, None)

@@ -199,14 +199,14 @@ def require_same(what: Mapping[str, Any]) -> None:
                 )
 
 
-def agreed(stop: bool, due: bool) -> tuple[bool, bool]:
-    """Whether any process was asked to stop, and whether the first one finds that a checkpoint is due."""
+def agreed(stop: bool, due: bool, exhausted: bool) -> tuple[bool, bool, bool]:
+    """Whether any process was asked to stop; what the first one finds of a checkpoint being due, of training's end."""
     if _Place.count == 1:
-        return stop, due
+        return stop, due, exhausted
     from jax.experimental import multihost_utils
 
-    found = multihost_utils.process_allgather(np.array([stop, due], np.int32)).reshape(-1, 2)
-    return bool(found[:, 0].any()), bool(found[0, 1])
+    found = multihost_utils.process_allgather(np.array([stop, due, exhausted], np.int32)).reshape(-1, 3)
+    return bool(found[:, 0].any()), bool(found[0, 1]), bool(found[0, 2])
 
 
 def content_from_first(content: bytes) -> bytes:

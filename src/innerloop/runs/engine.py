@@ -4,6 +4,7 @@ import io
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from innerloop.errors import InnerloopError
@@ -44,7 +45,8 @@ def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
             progress.say(line)
         from innerloop.runs import loop
 
-        run = rundir.Run(path, workload, session.config)
+        own = path if distributed.is_first() else Path(stack.enter_context(TemporaryDirectory()))
+        run = rundir.Run(own, workload, session.config)
         try:
             state = loop.train(run, session, progress)
         except loop.InterruptedTraining:
@@ -141,7 +143,7 @@ def _finish(
     """Evaluate if needed, keep the model, and, if wanted, print the tables and write the report."""
     result = None if again else run.result()
     if result is None or result["meta_steps"] != session.step_of(state):
-        result = _measured(run, session, state)
+        result = _measured(run, session, state, progress)
     session.export(state, run.model, result)
     if not report:
         return
@@ -162,9 +164,12 @@ def _finish(
     progress.say(f"report: {run.report.resolve()}")
 
 
-def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, Any]:
+def _measured(run: rundir.Run, session: Session[Any], state: Any, progress: Progress) -> dict[str, Any]:
     """A new evaluation, which is kept."""
-    found = session.evaluate(state)
+    from innerloop.runs import skips
+    from innerloop.runs.best import Best
+
+    found = session.evaluate(state, Best(run.best).read(session.learned(state), progress.say))
     config = session.config
     result = {
         "workload": run.workload.name,
@@ -175,7 +180,8 @@ def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, A
         "commit": machine.commit(),
         **found.values,
     }
-    result["remarks"] = session.remarks(result, run.records())
+    records = run.records()
+    result["remarks"] = [*session.remarks(result, records), *skips.remarks(records, run, session.unit)]
     run.write_result(result, found.scores)
     return run.result() or _lost(run)
 

@@ -1,12 +1,12 @@
 """The training loop of every kind of run: what is recorded, when it is saved, how it stops."""
 
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,11 +15,14 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.runs import checkpoint, distributed
+from innerloop.runs.best import Best
 from innerloop.runs.codec import encoded
+from innerloop.runs.fields import ValidatedLog
 from innerloop.runs.loggers import Loggers, RunInfo
 from innerloop.runs.progress import Progress, Recorder, duration
 from innerloop.runs.rundir import Run
 from innerloop.runs.rundir import line_of as line_of_record
+from innerloop.runs.skips import Skips
 from innerloop.runs.workload import Session, StepInfo
 
 
@@ -62,40 +65,61 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
         InnerloopError: if training diverges, or files cannot be written.
     """
     state = _resumed(run, session, progress)
-    log = session.config.log
+    log, best = session.config.log, Best(run.best)
+    best.forget_after(session.step_of(state))
+    patience = log.patience if isinstance(log, ValidatedLog) else 0
     done = saved = session.step_of(state)
     saved_at, first = time.monotonic(), True
     pace = Pace(done, session.tasks_per_step)
-    writes = distributed.is_first()
-    loggers = Loggers(log.to if writes else (), progress.say)
-    recorder = Recorder(run.metrics if writes else Path(os.devnull))
+    skips = Skips(run, session, progress)
+    skips.number = distributed.from_first(lambda: skips.number)
+    loggers = Loggers(log.to if distributed.is_first() else (), progress.say)
+    recorder = Recorder(run.metrics)
     loggers.start(RunInfo(run.path.resolve().name, run.path, encoded(run.config)))
+    ended = distributed.from_first(lambda: _exhausted(best, patience, progress))
     try:
         with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
-            for info in session.steps(state):
-                if first and writes:
+            for info in () if ended else session.steps(state):
+                if first:
                     run.write_costs(session.costs)
+                info = skips.counted(info, done)
                 state, done, first = info.state, info.step, False
+                if skips.too_many(info):
+                    _diverged(skips.why(info), done, saved, session.rates)
                 require_finite(info.values, done, saved, session.rates)
                 pace.advance(done, info.total)
                 values = {**info.values, "tasks_per_second": pace.tasks_per_second}
                 if info.record:
                     recorder.record(line_of_record({"step": done, **values}))
                     loggers.log(done, values)
-                last = done >= info.total
+                if info.score is not None and math.isfinite(info.score):
+                    best.offer(done, jax.device_get(distributed.whole(session.learned(state))), info.score)
+                due = time.monotonic() - saved_at >= log.checkpoint_seconds and not skips.in_a_row
+                exhausted = _exhausted(best, patience, progress)
+                stop, due, exhausted = distributed.agreed(bool(asked), due, exhausted)
+                last = done >= info.total or exhausted
                 progress.update(line_of(info, session.unit, pace), last=last)
-                stop, due = distributed.agreed(bool(asked), time.monotonic() - saved_at >= log.checkpoint_seconds)
                 if stop or last or due:
                     save(run, session, info, saved)
                     saved_at, saved = time.monotonic(), done
                 if stop:
                     raise InterruptedTraining
+                if exhausted:
+                    break
             if done > saved:  # it ended earlier than it might have
                 save(run, session, info, saved)  # pyright: ignore[reportPossiblyUnboundVariable]
     finally:
         recorder.close()
         loggers.close()
     return state
+
+
+def _exhausted(best: Best, patience: int, progress: Progress) -> bool:
+    """Whether validation has not got better for as long as patience lasts."""
+    if not patience or best.since_best() < patience:
+        return False
+    progress.say(f"the validation score has not got better for {patience} validations: training ends here")
+    return True
 
 
 def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:

@@ -108,5 +108,5 @@ class Batcher:
 
 def filled(items: Sequence[Any], largest: int) -> list[Any]:
     """Items filled up with the first to one of three sizes, so that few programs are compiled."""
-    size = next(each for each in (1, SMALL_BATCH, largest) if each >= len(items))
+    size = next(batch for batch in (1, SMALL_BATCH, largest) if batch >= len(items))
     return [*items, *[items[0]] * (size - len(items))]

@@ -99,9 +99,16 @@ class RaggedEpisodes:
         """Draw episodes of `Examples` with weights: `[tasks, max(supports), ...]` and `[tasks, queries, ...]`."""
         return jax.vmap(self._episode)(jax.random.split(key, num_tasks))
 
+    def numbers(self, key: PRNGKey, num_tasks: int) -> Array:
+        """The tasks that `sample` draws with this key, `[tasks]`."""
+        return jax.vmap(self._task)(jax.random.split(key, num_tasks))
+
+    def _task(self, key: PRNGKey) -> Array:
+        return jax.random.randint(jax.random.split(key, 4)[0], (), 0, self.starts.shape[0])
+
     def _episode(self, key: PRNGKey) -> Task:
-        task_key, size_key, window_key, order_key = jax.random.split(key, 4)
-        task = jax.random.randint(task_key, (), 0, self.starts.shape[0])
+        _, size_key, window_key, order_key = jax.random.split(key, 4)
+        task = self._task(key)
         count = self.counts[task]
         places = jax.random.randint(window_key, (), 0, count) + jnp.arange(self.window)
         rows = self.starts[task] + places % count
@@ -205,9 +212,16 @@ class ClassEpisodes:
         """Draw episodes of `Examples` with weights, sorted by class."""
         return jax.vmap(self._episode)(jax.random.split(key, num_tasks))
 
+    def numbers(self, key: PRNGKey, num_tasks: int) -> Array:
+        """The tasks that `sample` draws with this key, among those that have enough classes, `[tasks]`."""
+        return jax.vmap(self._task)(jax.random.split(key, num_tasks))
+
+    def _task(self, key: PRNGKey) -> Array:
+        return jax.random.randint(jax.random.split(key, 4)[0], (), 0, self.first.shape[0])
+
     def _episode(self, key: PRNGKey) -> Task:
-        task_key, classes_key, rows_key, shots_key = jax.random.split(key, 4)
-        task = jax.random.randint(task_key, (), 0, self.first.shape[0])
+        _, classes_key, rows_key, shots_key = jax.random.split(key, 4)
+        task = self._task(key)
         classes = self.first[task] + distinct(classes_key, self.many[task], self.ways)
         most = max(self.shots)
         within = jax.vmap(lambda key, count: distinct(key, count, most + self.queries))(

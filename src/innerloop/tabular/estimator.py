@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from innerloop.core.finite import SKIPPED
 from innerloop.errors import InnerloopError
 from innerloop.tabular import artifact as model
 from innerloop.tabular.artifact import MEMBERS, AdaptedTask, TrainedLearner
@@ -101,13 +102,16 @@ class TabularMetaLearner:
         fit = fitting.start(self.seed)
         if self.initial is not None:
             fit = fit._replace(state=fit.state._replace(meta=started_from(fit.state.meta, self.initial)))
+        skipped = 0
         for now, info in fitting.run(fit):
             fit = now
+            skipped += int(info.metrics[SKIPPED])
             info.require_finite("lower the learning rates, or scale what is extreme in the features")
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
         self.learned = data.learned(fit.best, facts)
-        self.reasons = (reason, *data.plan.reasons)
+        told = [f"{skipped:,} meta-steps were skipped, since their meta-gradients were not finite"] if skipped else []
+        self.reasons = (reason, *data.plan.reasons, *told)
         return self
 
     def adapt(self, X: Any, y: Any, *, members: int = MEMBERS) -> "Adapted":
@@ -171,7 +175,7 @@ class Adapted:
 
     def __init__(self, task: AdaptedTask, original: Mapping[str, Any]):
         self.task = task
-        self.classes = np.array([original[each] for each in task.labels]) if task.labels else None
+        self.classes = np.array([original[label] for label in task.labels]) if task.labels else None
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label, or the predicted target, of each row."""
@@ -292,7 +296,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         known = list(self._places)
         if set(known) == set(self._task.labels):
             return known
-        return ["true" if each == "1" else "false" for each in known]  # the learner knows 1 and 0 as true and false
+        return ["true" if label == "1" else "false" for label in known]  # the learner knows 1 and 0 as true and false
 
 
 class FewShotRegressor(RegressorMixin, _FewShot):

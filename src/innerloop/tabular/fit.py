@@ -17,9 +17,10 @@ from innerloop.core.outer import MetaState, sample_task
 from innerloop.core.trees import path_name
 from innerloop.errors import InnerloopError
 from innerloop.tabular.design import Design
+from innerloop.tabular.episodes import ClassEpisodes, RaggedEpisodes
 from innerloop.tabular.features import Inputs
 from innerloop.tabular.learner import initial, learner_loss, started_pooled
-from innerloop.types import Meta, TaskDistribution
+from innerloop.types import Meta, Task, TaskDistribution
 
 VALIDATION_EPISODES = 200
 PATIENCE = 10
@@ -106,7 +107,7 @@ class Fitting:
         schedule: Schedule,
         sizes: tuple[int, int],
         classes: int,
-        training: TaskDistribution,
+        training: RaggedEpisodes | ClassEpisodes,
         held_out: TaskDistribution | None,
         together: tuple[Inputs, np.ndarray] | None = None,
     ):
@@ -115,6 +116,7 @@ class Fitting:
         loss = learner_loss(design, classes)
         step = outer.meta_step(loss, _optimizer(schedule), meta_batch=schedule.meta_batch)
         self._steps = jax.jit(outer.repeat(step), donate_argnums=0)
+        self._finite = jax.jit(outer.finite_tasks(loss, meta_batch=schedule.meta_batch))
         self._validate = jax.jit(
             partial(_validation, learner_loss(replace(design, dropout=0.0, dropout_inputs=0.0), classes))
         )
@@ -151,6 +153,17 @@ class Fitting:
         """Take meta-steps; the state that is given must not be used again."""
         state, metrics = self._steps(fit.state, self._training, np.int32(count))
         return fit._replace(state=state), {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+    def examined(self, fit: Fit) -> tuple[np.ndarray, Task, np.ndarray]:
+        """Of the next meta-step: whether each episode's gradient is finite, the episodes, and which tasks they are of.
+
+        Returns:
+            Booleans `[meta_batch]`, the episodes stacked, and indices of training tasks `[meta_batch]`.
+        """
+        finite, drawn = self._finite(fit.state, self._training)
+        keys = outer.sample_keys(fit.state, self.schedule.meta_batch)
+        numbers = jax.vmap(lambda key: self._training.numbers(key, 1)[0])(keys)
+        return np.asarray(finite), drawn, np.asarray(numbers)
 
     def validate(self, fit: Fit) -> tuple[Fit, float]:
         """Validate, and keep what was learned if it is the best so far."""
@@ -218,7 +231,7 @@ def _along_course(peak: float, total: int) -> optax.GradientTransformation:
         rate = peak * jnp.where(
             state.done < rise, state.done / rise, 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(fall, 0, 1))
         )
-        return jax.tree.map(lambda each: -rate * each, updates), state._replace(done=state.done + 1)
+        return jax.tree.map(lambda update: -rate * update, updates), state._replace(done=state.done + 1)
 
     return optax.GradientTransformation(init, update)
 

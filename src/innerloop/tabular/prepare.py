@@ -94,6 +94,11 @@ class Prepared(NamedTuple):
                     digest.update(np.ascontiguousarray(values).data if plain else repr(values.tolist()).encode())
         return digest.hexdigest()[:16]
 
+    def names_of(self, numbers: np.ndarray) -> list[str]:
+        """The names of training tasks by their number among those that episodes are drawn from."""
+        rows = self.parts["train"]
+        return [str(rows.names[task]) for task in drawn_from(rows, self.choices.ways)[numbers]]
+
     def _together(self) -> tuple[Inputs, np.ndarray] | None:
         """A sample of the training rows with their targets, if a common head can be fitted to them."""
         rows = self.parts["train"]
@@ -110,7 +115,7 @@ class Prepared(NamedTuple):
             return with_pooled(replace(self.preparation, pooled=None).encode(columns), self.out_of_fold)
         return self.preparation.encode(columns)
 
-    def _episodes(self, part: str) -> TaskDistribution:
+    def _episodes(self, part: str) -> RaggedEpisodes | ClassEpisodes:
         plan, rows, inputs = self.plan, self.parts[part], self._inputs(part)
         if rows.image:
             return ClassEpisodes.from_rows(
@@ -149,6 +154,15 @@ def prepare(rows: Rows, choices: Choices) -> Prepared:
     planned = plan(choices, rows, sum(preparation.sizes))
     prepared = Prepared(parts, preparation, planned, left_out, choices, units_of(training))
     return pooled_beside(prepared) if planned.design.pooled else prepared
+
+
+def drawn_from(rows: Rows, ways: int) -> np.ndarray:
+    """The tasks that episodes are drawn from: all, or of images those with enough classes."""
+    present = np.unique(rows.tasks)
+    if not rows.image:
+        return present
+    many = [len(set(rows.target[rows.tasks == task].tolist())) for task in present]
+    return present[np.array(many) >= ways]
 
 
 def units_of(rows: Rows) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 r"""What a row gives of a model: an (init, update) pair, and what uses what was learned; and the parts that make it."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from innerloop.types import (
     MetaLoss,
     PerStep,
     PRNGKey,
+    Task,
     TaskDistribution,
 )
 
@@ -46,6 +47,8 @@ class MetaLearner(NamedTuple):
         meta_loss: the loss of one task after adaptation.
         optimizer: the outer optimiser.
         diagnostics: what is to be computed where training is logged, for `innerloop.repeat`; `None` for nothing.
+        finite_tasks: which tasks of the next meta-step have a finite gradient, and what they are:
+            `(state, tasks) -> (finite, drawn)`; see `innerloop.core.outer.finite_tasks`.
     """
 
     update: MetaStep
@@ -58,6 +61,7 @@ class MetaLearner(NamedTuple):
     meta_loss: MetaLoss
     optimizer: optax.GradientTransformation
     diagnostics: Diagnostics | None
+    finite_tasks: Callable[[MetaState, TaskDistribution], tuple[Array, Task]]
 
     def init(self, key: PRNGKey) -> MetaState:
         """The state before the first meta-step, which the key fixes."""

@@ -5,11 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from innerloop.core.outer import MetaState
+from innerloop.core.trees import arrays_of
 from innerloop.runs import codec, machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
-from innerloop.runs.workload import StepInfo
+from innerloop.runs.workload import Examined, StepInfo
 from innerloop.workloads.episodes import memory, predict, report, scoring, training, tune
 from innerloop.workloads.episodes.build import Experiment, assemble, build
 from innerloop.workloads.episodes.config import Config, Evaluation
@@ -81,18 +87,31 @@ class EpisodesSession:
     def steps(self, state: MetaState) -> Iterator[StepInfo]:
         return training.train(self.experiment, state, self.progress, self.costs)
 
+    def examined(self, state: MetaState, step: int) -> Examined:
+        before = state._replace(step=jnp.asarray(step, jnp.int32))
+        tasks = self.experiment.layout.replicate(self.experiment.training_tasks())
+        finite, drawn = jax.jit(self.experiment.learner.finite_tasks)(before, tasks)
+        names = [f"task {index}" for index in np.flatnonzero(~np.asarray(finite))]
+        return Examined(before, names, arrays_of(drawn))
+
     def seconds_per_step(self) -> float:
         """The time of a meta-step, averaged over training."""
         return tune.mean_seconds(self.experiment)
 
-    def evaluate(self, state: MetaState) -> Result:
-        return scoring.score(self.experiment.alone(), state.meta, self.progress)
+    def evaluate(self, state: MetaState, best: Sequence[Validated] = ()) -> Result:
+        last = Validated(self.step_of(state), float("nan"), state.meta)
+        return scoring.score(self.experiment.alone(), last, self.progress, best)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return report.tables(result, self.config)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        return [*self.experiment.remarks(), *training.remarks(records, self.config)]
+        return [*self.experiment.remarks(), *training.remarks(records, self.config), *self._best(result)]
+
+    def _best(self, result: Mapping[str, Any]) -> list[str]:
+        """Which meta-step was best on validation tasks."""
+        steps = [each["step"] for each in result.get("best", ())]
+        return [f"the best validation score is that of meta-step {steps[0]:,}"] if steps else []
 
     def sections(
         self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]

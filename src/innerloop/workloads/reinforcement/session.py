@@ -5,11 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
+from innerloop import rl
 from innerloop.rl import RLState
 from innerloop.runs import codec, machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
-from innerloop.runs.workload import StepInfo
+from innerloop.runs.workload import Examined, StepInfo
 from innerloop.workloads.reinforcement import predict, report, scoring, training
 from innerloop.workloads.reinforcement.build import Experiment, build
 from innerloop.workloads.reinforcement.config import Config, Evaluation
@@ -67,7 +72,12 @@ class ReinforcementSession:
     def steps(self, state: RLState) -> Iterator[StepInfo]:
         return training.train(self.experiment, state, self.progress)
 
-    def evaluate(self, state: RLState) -> Result:
+    def examined(self, state: RLState, step: int) -> Examined:
+        before = state._replace(step=jnp.asarray(step, jnp.int32))
+        drawn = rl.tasks_of(self.experiment.env, before, self.config.outer.meta_batch)
+        return Examined(before, [], {"tasks": np.asarray(drawn)})
+
+    def evaluate(self, state: RLState, best: Sequence[Validated] = ()) -> Result:
         return scoring.score(self.experiment.alone(), state.meta, self.progress)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:

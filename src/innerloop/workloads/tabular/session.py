@@ -6,11 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
+from innerloop.core.trees import arrays_of
 from innerloop.errors import InnerloopError
 from innerloop.runs import machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
-from innerloop.runs.workload import StepInfo
+from innerloop.runs.workload import Examined, StepInfo
 from innerloop.tabular.artifact import TrainedLearner, save
 from innerloop.tabular.fit import Fit
 from innerloop.tabular.prepare import Prepared, prepare
@@ -86,7 +91,13 @@ class TabularSession:
     def steps(self, state: Fit) -> Iterator[StepInfo]:
         return training.train(self.config, self.data, self._fitting, state, self.progress)
 
-    def evaluate(self, state: Fit) -> Result:
+    def examined(self, state: Fit, step: int) -> Examined:
+        before = state._replace(state=state.state._replace(step=jnp.asarray(step, jnp.int32)))
+        finite, drawn, tasks = self._fitting.examined(before)
+        names = self.data.names_of(np.unique(tasks[~finite]))
+        return Examined(before, [f"task {name}" for name in names], arrays_of(drawn))
+
+    def evaluate(self, state: Fit, best: Sequence[Validated] = ()) -> Result:
         untrained = self.data.learned(self._fitting.start(self.config.seed).best)
         found = evaluation.score(self.config, self.data, self._learner(state), self.progress, untrained)
         values = {"best_step": int(state.best_step), "settings": asdict(self.config.evaluation), **found.values}
