@@ -188,12 +188,12 @@ def _flush_directory(path: Path) -> None:
 
 def encoded(state: Any) -> bytes:
     """A state as it stands in a file."""
-    return save(_to_arrays(state))
+    return save(arrays_of(state))
 
 
 def decoded(content: bytes, template: Tree) -> Tree:
     """The inverse of `encoded`, for a state of the same structure."""
-    return _from_arrays(load(content), template, Path("what another process sent"))
+    return from_arrays(load(content), template, Path("what another process sent"))
 
 
 def _is_key(leaf: Any) -> bool:

@@ -171,7 +171,9 @@ def launch_and_compare(
         except KeyboardInterrupt:
             progress.say(f"the same command goes on with the comparison in {output}")
             return engine.INTERRUPTED
-    write(comparison.compared(list(groups.values())), output, progress)
+    over = [group for group in groups.values() if group.runs or group.diverged]  # a run that failed has no row
+    if not failed or any(group.runs for group in over):
+        write(comparison.compared(over, configs[0].algorithm), output, progress)
     if failed:
         path, why = next(iter(failed.items()))
         raise InnerloopError(
