@@ -37,6 +37,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.reinforcement --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
 	$(BIN)/python -m benchmarks.horizons write --check
+	$(BIN)/python -m benchmarks.scale --check
 	$(BIN)/python -m benchmarks.stability page --check
 	$(BIN)/python -m benchmarks.twenty_ways --check
 
@@ -51,6 +52,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.reinforcement
 	$(BIN)/python -m benchmarks.fsmol_page
 	$(BIN)/python -m benchmarks.horizons write
+	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.stability page
 	$(BIN)/python -m benchmarks.twenty_ways
 

@@ -22,7 +22,7 @@ import pytest
 import innerloop as il
 from innerloop import losses, models, workloads
 from innerloop.cli import main as cli
-from innerloop.cli import predict
+from innerloop.cli import predict, together
 from innerloop.runs import compare, engine, rundir
 from innerloop.workloads.tabular import audit
 
@@ -150,12 +150,13 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(rundir, "existing", existing)
         for module, names in {
             engine: ("train", "dry_run", "evaluate", "export"),
-            compare: ("compare_runs", "train_and_compare"),
+            compare: ("compare_runs", "train_and_compare", "launch_and_compare"),
             predict: ("adapt", "serve"),
             audit: ("examine",),
         }.items():
             for name in names:
                 patch.setattr(module, name, lambda *arguments, **options: 0)
+        patch.setattr(together, "watch", lambda arguments, asked: (0, True))
         yield
 
 

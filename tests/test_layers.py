@@ -14,6 +14,7 @@ JAX = ("jax", "jaxlib", "jaxtyping", "optax")
 FIRST = {
     "innerloop.runs.engine": "the loop, after Workload.open, which has loaded JAX",
     "innerloop.runs.machine": "sets JAX up: devices, precision, the clock of compilation",
+    "innerloop.runs.distributed": "meets the other processes, before there are devices",
     "innerloop.cli.main:_algorithms": "a verb without a run",
     "innerloop.cli.main:_doctor": "a verb without a run",
 }

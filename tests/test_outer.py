@@ -117,6 +117,20 @@ def test_leaves_without_gradient_are_carried_along():
     assert state.meta.params["w"] != 1
 
 
+def test_parameters_and_optimiser_state_are_divided_among_devices():
+    layout = Layout(shards=2, parameters=2)
+    step, state = sinusoid_step(layout)
+    whole = jax.jit(outer.repeat(sinusoid_step(Layout(shards=2))[0]))(state, tasks.Sinusoids(), 3)[0]
+    divided = state._replace(meta=layout.divide(state.meta), optimizer=layout.divide(state.optimizer))
+    divided, _ = jax.jit(outer.repeat(step))(divided, tasks.Sinusoids(), 3)
+    kernels = [leaf for leaf in jax.tree.leaves((divided.meta, divided.optimizer)) if jnp.ndim(leaf) == 2]
+    assert all(leaf.addressable_shards[0].data.size == leaf.size // 2 for leaf in kernels)
+    for ours, theirs in zip(leaves_of(divided), leaves_of(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InnerloopError, match="divides parameters among 3 of 4 shard"):
+        Layout(shards=4, parameters=3)
+
+
 def test_many_dispatches_in_flight_do_not_deadlock():
     """Collectives of two shards, with a hundred dispatches queued before the first is awaited.
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from innerloop import Layout
 from innerloop.ops import row_major
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -138,3 +139,12 @@ def test_rewritten_functions_can_be_differentiated_and_vectorised():
     outer = lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (None, 0))  # noqa: E731
     w = jnp.eye(4)
     np.testing.assert_allclose(outer(row_major(inner))(w, x), outer(inner)(w, x), rtol=1e-12)
+
+
+def test_products_of_arrays_from_a_mesh_are_rewritten_too():
+    """As in reinforcement learning on several devices, whose parameters come from all of them."""
+    layout = Layout(shards=2)
+    weight = layout.gather(layout.replicate(jnp.ones((3, 2))))
+    gradient = jax.grad(lambda weight, x: jnp.sum(jax.lax.map(lambda x: jnp.sum((x @ weight) ** 2), x)))
+    text = str(jax.make_jaxpr(row_major(gradient))(weight, jnp.ones((1, 5, 3))))
+    assert "optimization_barrier" in text

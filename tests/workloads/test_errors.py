@@ -209,8 +209,8 @@ def test_a_run_under_other_settings(capsys):
     assert "--inner.steps belongs to the run" in refused(capsys, "evaluate", "run", "--inner.steps=3")
     assert "--seed belongs to the run" in refused(capsys, "report", "run", "--seed=3")
     assert "leave it out" in refused(capsys, "resume", "run", "--run-dir=elsewhere")
-    said = refused(capsys, "train", "demo", "--run-dir=run", *TINY, "--layout.shards=2")
-    assert "--layout.shards is 2, but run was started with 1, on which its bits depend" in said
+    said = refused(capsys, "train", "demo", "--run-dir=run", *TINY, "--layout.chunk=2")
+    assert "--layout.chunk is 2, but run was started with 0, on which its bits depend" in said
 
 
 @pytest.mark.usefixtures("run")

@@ -1,21 +1,20 @@
 """The program. JAX is loaded only by the commands that compute, so that help answers at once."""
 
 import io
-import itertools
 import json
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from innerloop import __version__, workloads
-from innerloop.cli import parse
+from innerloop.cli import compare, configuration, parse, together
+from innerloop.cli.configuration import PUBLISHED
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
-from innerloop.runs.workload import Workload
 from innerloop.text import nearest
 from innerloop.workloads.tabular.config import Adaptation, Serving
 from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
@@ -51,18 +50,7 @@ innerloop train RECIPE --help lists the fields. RUN is a run directory, such as
 runs/demo-seed0.
 """
 
-COMPARE = """usage: innerloop compare RECIPE --algorithms a,b,c [--seeds 0..2] [--time-limit 20m] [--field value]
-       innerloop compare RUN RUN ...
-
-  --algorithms   rows of `innerloop algorithms`; the others are compared with the first
-  --seeds        0..2 or 0,3,5; 0 unless given
-  --time-limit   training time of each run: as many meta-steps as fit into it
-  --output       directory of the runs, of comparison.html and of comparison.json
-
-An interrupted comparison goes on with the same command.
-"""
-
-DRY_RUN, PUBLISHED = "--dry-run", "--published"
+DRY_RUN = "--dry-run"
 ADAPT_NEEDS = {
     "support": "a table of labelled rows of the new task",
     "query": "a table of the rows to predict",
@@ -91,7 +79,7 @@ def run(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "report": _report,
         "export": _export,
-        "compare": _compare,
+        "compare": compare.compare,
         "config": _config,
         "doctor": _doctor,
         "data": _data,
@@ -158,37 +146,21 @@ def _algorithms(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> int:
-    name, rest = parse.positional(arguments, "train", "RECIPE|FILE", workloads.recipes())
+    asked, rest = together.asked(arguments, "train")
+    if asked and not together.is_watched():
+        status, first = together.watch(["train", *arguments], asked)
+        return status or (_train(rest) if first else 0)  # what is left to do needs no others
+    name, rest = parse.positional(rest, "train", "RECIPE|FILE", workloads.recipes())
     dry = DRY_RUN in rest
-    workload, default = _default(name, rest)
+    workload, default = configuration.default(name, rest)
     rest = [argument for argument in rest if argument not in (DRY_RUN, PUBLISHED)]
     config = parse.fields(rest, default, f"innerloop train {name}")
     workload.check(config)
     if dry:
         engine.dry_run(workload, config)
         return 0
-    return engine.train(workload, config)
-
-
-def _default(name: str, arguments: list[str]) -> tuple[Workload[Any], Any]:
-    """The kind of run and the configuration of a recipe, or of training on a file or folder of the user's."""
-    is_recipe = name in workloads.recipes()
-    if is_recipe or (not Path(name).suffix and not Path(name).exists() and "/" not in name):
-        workload = workloads.with_recipe(name)
-        return workload, _configured(workload, name, arguments)
-    if PUBLISHED in arguments:
-        raise InnerloopError(f"{PUBLISHED} is for recipes, and {name} is none; leave it out.")
-    return TABULAR, TABULAR.configure(name, None)
-
-
-def _configured(workload: Workload[Any], name: str, arguments: list[str]) -> Any:
-    """The configuration of a recipe, for the algorithm and with the published settings if they are asked for."""
-    config = workload.configure(name, parse.value_of(arguments, "--algorithm"))
-    if PUBLISHED not in arguments:
-        return config
-    if not (settings := workload.recipes[name].published_settings(config.algorithm)):
-        raise InnerloopError(f"{name} has no other settings than the published ones; leave out {PUBLISHED}.")
-    return codec.changed(config, settings)
+    with together.joined(asked) if asked else nullcontext():
+        return engine.train(workload, config)
 
 
 def _data(arguments: list[str]) -> int:
@@ -229,13 +201,18 @@ def _serve(arguments: list[str]) -> None:
 
 
 def _resume(arguments: list[str]) -> int:
-    name, rest = parse.positional(arguments, "resume", "RUN")
+    asked, rest = together.asked(arguments, "resume")
+    if asked and not together.is_watched():
+        status, first = together.watch(["resume", *arguments], asked)
+        return status or (_resume(rest) if first else 0)
+    name, rest = parse.positional(rest, "resume", "RUN")
     run = rundir.existing(Path(name), workloads.registered())
     config = parse.fields(rest, run.config, f"innerloop resume {name}")
     run.workload.check(config)
     if config.run_dir != run.config.run_dir:
         raise InnerloopError(f"--run-dir is {config.run_dir}, but resume goes on in {name}; leave it out.")
-    return engine.train(run.workload, replace(config, run_dir=name))
+    with together.joined(asked) if asked else nullcontext():
+        return engine.train(run.workload, replace(config, run_dir=name))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -263,65 +240,6 @@ def _export(arguments: list[str]) -> None:
     engine.export(rundir.existing(Path(name), workloads.registered()), Path(chosen["--out"]))
 
 
-def _compare(arguments: list[str]) -> int:
-    named = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    rest = arguments[len(named) :]
-    if rest in parse.HELP:
-        print(COMPARE, end="")
-        sys.exit(0)
-    if not named:
-        raise InnerloopError("innerloop compare needs a RECIPE with --algorithms, or finished runs.")
-    chosen, rest = parse.options(rest, ("--algorithms", "--seeds", "--time-limit", "--output"), "compare")
-    if "--algorithms" not in chosen and named[0] not in workloads.recipes():
-        return _compare_runs(named, rest, chosen)
-    if len(named) > 1 or "--algorithms" not in chosen:
-        raise InnerloopError(f"innerloop compare {named[0]} needs --algorithms, as in --algorithms maml,fomaml.")
-    return _compare_algorithms(named[0], rest, chosen)
-
-
-def _compare_runs(named: list[str], rest: list[str], chosen: dict[str, str]) -> int:
-    if rest or set(chosen) - {"--output"}:
-        raise InnerloopError(
-            f"Finished runs are compared as they are, so {(rest or sorted(chosen))[0]} has no effect; with "
-            "--algorithms a RECIPE is trained."
-        )
-    if len(named) < 2:
-        raise InnerloopError(f"innerloop compare needs a second run beside {named[0]}, or --algorithms.")
-    from innerloop.runs import compare
-
-    runs = [rundir.existing(Path(name), workloads.registered()) for name in named]
-    compare.compare_runs(runs, Path(chosen.get("--output", "comparison")))
-    return 0
-
-
-def _compare_algorithms(name: str, rest: list[str], chosen: dict[str, str]) -> int:
-    algorithms = [algorithm for algorithm in chosen["--algorithms"].split(",") if algorithm]
-    if not algorithms or len(set(algorithms)) < len(algorithms):
-        raise InnerloopError(f"--algorithms is {chosen['--algorithms']!r}; give different names, as in maml,fomaml.")
-    for argument in rest:
-        if argument.split("=")[0] in ("--algorithm", "--seed", "--run-dir", "--run_dir"):
-            varied = argument.split("=")[0]
-            raise InnerloopError(f"{varied} is what compare varies; use --algorithms, --seeds or --output.")
-    configs = []
-    for algorithm in algorithms:
-        workload, default = _default(name, [f"--algorithm={algorithm}"])
-        config = parse.fields([*rest, f"--algorithm={algorithm}"], default, f"innerloop compare {name}")
-        workload.check(config)
-        if configs:  # the baselines are the same for all
-            config = codec.changed(config, {"evaluation.baselines": False})
-        configs.append(config)
-    from innerloop.runs import compare
-
-    limit = chosen.get("--time-limit")
-    return compare.train_and_compare(
-        workload,  # pyright: ignore[reportPossiblyUnboundVariable]
-        configs,
-        compare.seeds_in(chosen.get("--seeds", "0")),
-        None if limit is None else compare.seconds_in(limit),
-        Path(chosen.get("--output", f"runs/compare-{Path(name).stem}")),
-    )
-
-
 def _config(arguments: list[str]) -> None:
     name, rest = parse.positional(arguments, "config", "RECIPE|RUN", workloads.recipes())
     if Path(name, "config.json").exists():
@@ -331,7 +249,7 @@ def _config(arguments: list[str]) -> None:
             raise InnerloopError(f"{PUBLISHED} is for recipes; the run {name} keeps its settings, so leave it out.")
     else:
         workload = workloads.with_recipe(name)
-        default = _configured(workload, name, rest)
+        default = configuration.configured(workload, name, rest)
     rest = [argument for argument in rest if argument != PUBLISHED]
     config = parse.fields(rest, default, f"innerloop config {name}")
     workload.check(config)

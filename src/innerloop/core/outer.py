@@ -165,10 +165,11 @@ def meta_step(
             gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
         norm = optax.tree.norm(gradients)
         metrics["gradient_norm"] = norm
-        if not skip_nonfinite:
-            return moved(state, gradients, optimizer), metrics
-        metrics[SKIPPED] = 1.0 - jnp.isfinite(norm)
-        return moved(state, gradients, optimizer, jnp.isfinite(norm)), metrics
+        if skip_nonfinite:
+            metrics[SKIPPED] = 1.0 - jnp.isfinite(norm)
+        after = moved(state, gradients, optimizer, jnp.isfinite(norm) if skip_nonfinite else None)
+        meta, optimizer_state = layout.keep_divided((after.meta, after.optimizer))
+        return after._replace(meta=meta, optimizer=optimizer_state), metrics
 
     return step
 

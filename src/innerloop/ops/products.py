@@ -168,7 +168,9 @@ def _product(lhs: Any, rhs: Any, turned: bool, *, dimension_numbers: Any, **sett
     batch, batches = [left.array.shape[i] for i in left.batch], bool(left.batch)
     small = min(left.rows, right.rows, prod(left.array.shape[i] for i in left.inner)) == 1
     as_it_is = not turned and not left.copied_on_the_left and not right.copied_on_the_right
-    if small or as_it_is or settings.pop("out_sharding") is not None:
+    sharding = settings.pop("out_sharding")  # names the mesh of the operands, even where nothing is divided
+    divided = sharding is not None and any(axes is not None for axes in sharding.spec)
+    if small or as_it_is or divided:
         return None
     exchanged = right.copied_on_the_left + left.copied_on_the_right + prod(batch) * left.rows * right.rows
     if exchanged < left.copied_on_the_left + right.copied_on_the_right:

@@ -78,13 +78,21 @@ class _Order(NamedTuple):
     key: PRNGKey
     rule: Rule
     keep_next: bool
+    first: int = 0
 
 
 def collect_on_host(
-    env: HostEnv, policy: Policy, params: Any, tasks: np.ndarray, key: PRNGKey, rule: Rule, keep_next: bool
+    env: HostEnv,
+    policy: Policy,
+    params: Any,
+    tasks: np.ndarray,
+    key: PRNGKey,
+    rule: Rule,
+    keep_next: bool,
+    first: int = 0,
 ) -> Rollouts:
     """Either rule, with environments outside of JAX; those that allow it step some tasks while others choose."""
-    order = _Order(env, policy, params, tasks, key, rule, keep_next)
+    order = _Order(env, policy, params, tasks, key, rule, keep_next, first)
     count = len(tasks)
     if not (isinstance(env, BackgroundEnv) and env.background and count > 1):
         collecting = _collecting(order, 0, count)
@@ -95,7 +103,7 @@ def collect_on_host(
             except StopIteration as end:
                 return jax.tree.map(jnp.asarray, end.value)
     edges = np.linspace(0, count, min(GROUPS, count) + 1).astype(int)
-    parts = [_collecting(order, int(first), int(end)) for first, end in pairwise(edges)]
+    parts = [_collecting(order, int(begin), int(end)) for begin, end in pairwise(edges)]
     found: dict[int, Rollouts] = {}
     with ThreadPoolExecutor(1) as simulator:  # one call at a time, in the order in which they are asked for
         under_way = deque((part, simulator.submit(next(collecting))) for part, collecting in enumerate(parts))
@@ -112,7 +120,7 @@ def collect_on_host(
 
 def _collecting(order: _Order, first: int, end: int) -> Generator[Callable[[], Any], Any, Rollouts]:
     """Collect the tasks from `first` to before `end`: yields calls of the environment, and is sent what they return."""
-    env, policy, _, _, key, rule, keep_next = order
+    env, policy, _, _, key, rule, keep_next, before = order
     tasks, params = order.tasks[first:end], order.params
     if len(tasks) < len(order.tasks):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[first:end], params)
@@ -128,7 +136,7 @@ def _collecting(order: _Order, first: int, end: int) -> Generator[Callable[[], A
     while True:
         begins, slots = _beginning(slots, horizon, rule)
         if begins.any():
-            keys, seeds = _begin_at_once(key, slots.number, first)
+            keys, seeds = _begin_at_once(key, slots.number, before + first)
             ids = np.flatnonzero(begins)
             began = np.asarray(seeds).reshape(-1)[ids]
             observation[ids] = yield partial(env.reset, tasks[task_of[ids]], began, ids + offset)

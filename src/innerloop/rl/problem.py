@@ -96,11 +96,11 @@ def outer_problem(
         return policy.distribution(merge(learned, constant).params, item[1])
 
     acted, batch = (adapted_policy, steps) if needs.divergence == "adapted" else (initial_policy, 0)
-    policies = map_over_tasks(jax.checkpoint(acted) if needs.recompute else acted, layout)
+    policies = map_over_tasks(jax.checkpoint(acted) if needs.recompute else acted, layout, transposed=True)
     gradient, evaluate = mean_over_tasks(one, layout), map_over_tasks(values_of, layout)
 
     def problem(constant: Any, data: Experience, score: Array, key: PRNGKey) -> Problem:
-        count = data.weight.sum(axis=(2, 3))
+        count = layout.everywhere(data.weight.sum(axis=(2, 3)))
         items = data, count / count.mean(axis=0), score  # the shares make the mean over tasks one over all their steps
 
         def curvature(learned: Params) -> Callable[[Params], Params]:
@@ -117,7 +117,7 @@ def outer_problem(
             items = some, observation
             after, forward = jax.linearize(lambda learned: policies((learned, constant, key), items), learned)
             back = jax.linear_transpose(forward, learned)
-            weight = weight / weight.sum()
+            weight = weight / layout.everywhere(weight).sum()
             slope = jax.grad(lambda now: jnp.sum(weight * policy.kl(after, now)))
 
             def product(vector: Params) -> Params:
@@ -126,7 +126,7 @@ def outer_problem(
             return layout.fast_products(product)
 
         def values(learned: Params) -> Values:
-            return jax.tree.map(jnp.mean, evaluate((learned, constant, key), items))
+            return jax.tree.map(jnp.mean, layout.everywhere(evaluate((learned, constant, key), items)))
 
         return Problem(lambda learned: gradient((learned, constant, key), items), curvature, values)
 

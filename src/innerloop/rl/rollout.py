@@ -31,6 +31,7 @@ def collect(
     episodes: int | None = None,
     steps: int | None = None,
     next_observation: bool = False,
+    first_task: int = 0,
 ) -> Rollouts:
     r"""Collect whole episodes of each task, a fixed number of them or as many as a budget of steps takes.
 
@@ -56,6 +57,8 @@ def collect(
         episodes: whole episodes of each task.
         steps: or else, the steps of each task that whole episodes must reach.
         next_observation: whether to keep the observation after each step too.
+        first_task: the number of the first of these tasks, from which its randomness derives: where other processes
+            collect the tasks before it. Of a `HostEnv` alone.
 
     Returns:
         The episodes: `[tasks, episodes, horizon]`, or `[tasks, 1, steps + horizon - 1]`.
@@ -85,7 +88,7 @@ def collect(
     _require_matching(env, policy, params, tasks, key)
     if isinstance(env, HostEnv):
         rule = Rule(number, budget=episodes is None)
-        return collect_on_host(env, policy, params, np.asarray(tasks), key, rule, next_observation)
+        return collect_on_host(env, policy, params, np.asarray(tasks), key, rule, next_observation, first_task)
     compiled = _budget if episodes is None else _episodes
     return compiled(env, policy, params, jnp.asarray(tasks), key, number, next_observation)
 

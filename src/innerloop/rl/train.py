@@ -153,11 +153,19 @@ def train_step(
 
     def collected(meta: Meta, key: PRNGKey, number: Array) -> tuple[Any, Metrics]:
         drawn, sample_key, update_key = _drawn(env, key, number, num_tasks)
-        of = run(meta, drawn, sample_key)
-        score = _score(of.experience, of.returns[:, -1], of.episodes[:, -1])
-        counts = {"returns": of.returns.mean(axis=0), "episodes": of.episodes.mean(), "broken": of.broken.sum()}
+        share = layout.own_share(num_tasks) if isinstance(env, HostEnv) else slice(0, num_tasks)
+        of = run(meta, drawn[share], sample_key, share.start)
+        known = {"returns": of.returns, "episodes": of.episodes, "broken": of.broken}
+        known |= {"weight": of.experience.weight, "scale": of.experience.scale}
         if "log_std" in of.experience.info:  # a normal policy: too small, and it no longer explores
-            counts["log_std"] = _mean_before(of.experience.info["log_std"].mean(axis=-1), of.experience.weight)
+            known["log_std"] = of.experience.info["log_std"].mean(axis=-1)
+        if isinstance(env, HostEnv):
+            known = layout.told(known)
+        returns, episodes, weight = known["returns"], known["episodes"], known["weight"]
+        score = _score(weight, known["scale"], returns[:, -1], episodes[:, -1])
+        counts = {"returns": returns.mean(axis=0), "episodes": episodes.mean(), "broken": known["broken"].sum()}
+        if "log_std" in known:
+            counts["log_std"] = _mean_before(known["log_std"], weight)
         return (of.experience, score, update_key), counts
 
     def compiled(state: RLState) -> tuple[RLState, Metrics]:
@@ -166,8 +174,8 @@ def train_step(
         return state, counts | metrics
 
     def on_host(state: RLState) -> tuple[RLState, Metrics]:
-        data, counts = collected(*layout.gather((state.meta, state.key, state.step)))
-        state, metrics = update(state, *layout.replicate(data))
+        (data, score, key), counts = collected(*layout.gather((state.meta, state.key, state.step)))
+        state, metrics = update(state, layout.joined(data, num_tasks), *layout.replicate((score, key)))
         return state, counts | metrics
 
     return on_host if isinstance(env, HostEnv) else jax.jit(compiled)
@@ -265,13 +273,13 @@ def _adaptation(
     adapt_all = jax.jit(map_over_tasks(adapted, Layout(chunk=layout.chunk)))  # see `Layout.gather`
     judge_all = jax.jit(map_over_tasks(lambda _, rollouts: experience(rollouts), Layout()))
 
-    def run(meta: Meta, tasks: Any, key: PRNGKey) -> Adaptation:
+    def run(meta: Meta, tasks: Any, key: PRNGKey, first: int = 0) -> Adaptation:
         count = tasks.shape[0]
         params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), meta.params)
         records: list[Adaptation] = []
         for step in range(steps + 1):
             rollouts: Rollouts = collect(
-                env, policy, params, tasks, jax.random.fold_in(key, step), **sampling._asdict()
+                env, policy, params, tasks, jax.random.fold_in(key, step), **sampling._asdict(), first_task=first
             )
             broken = rollouts.broken.sum(axis=(1, 2))
             measured = rollouts.mean_return, rollouts.num_episodes, broken
@@ -283,10 +291,10 @@ def _adaptation(
     return run
 
 
-def _score(data: Experience, returns: Array, episodes: Array) -> Array:
+def _score(weight: Array, scale: Array, returns: Array, episodes: Array) -> Array:
     """What the adapted policy of each task is worth, less the mean over tasks, in units of the outer loss."""
-    length = data.weight[:, -1].sum() / episodes.sum()
-    return (returns - returns.mean()) / (length * data.scale[:, -1].mean())
+    length = weight[:, -1].sum() / episodes.sum()
+    return (returns - returns.mean()) / (length * scale[:, -1].mean())
 
 
 def _mean_before(values: Array, weight: Array) -> Scalar:

@@ -186,6 +186,16 @@ def _flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def encoded(state: Any) -> bytes:
+    """A state as it stands in a file."""
+    return save(arrays_of(state))
+
+
+def decoded(content: bytes, template: Tree) -> Tree:
+    """The inverse of `encoded`, for a state of the same structure."""
+    return from_arrays(load(content), template, Path("what another process sent"))
+
+
 def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

@@ -21,6 +21,8 @@ KIND = "KIND"
 """The class variable by which a union of dataclasses is told apart, in JSON as `kind`."""
 FREE = ("log", "data_dir", "run_dir")
 """The fields that may differ between two sittings with the same run."""
+DEVICES = ("layout.shards", "layout.parameters")
+"""The settings that may, too, if they are asked for: the same tasks, but sums in another order."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,21 @@ def changed(config: T, changes: Mapping[str, Any]) -> T:
 def training_settings(config: Any) -> dict[str, Any]:
     """What the state after a number of meta-steps depends on, by flag."""
     apart = ("recipe", "evaluation", *FREE)
-    return {f"--{flag(name)}": value for name, value in leaves(config) if name.split(".")[0] not in apart}
+    settings = [item for item in leaves(config) if item[0].split(".")[0] not in apart and item[0] not in DEVICES]
+    return {f"--{flag(name)}": value for name, value in settings}
+
+
+def shared_settings(config: Any) -> dict[str, Any]:
+    """What all processes of a run must agree on, by flag."""
+    return {f"--{flag(name)}": value for name, value in leaves(config) if name.split(".")[0] not in FREE}
 
 
 def differences(ours: Any, theirs: Any) -> list[str]:
     """The settings in which two configurations of a kind differ, beyond those that a run may change along the way."""
     left, right = dict(leaves(ours)), dict(leaves(theirs))
-    names = [name for name in left | right if name.split(".")[0] not in FREE and left.get(name) != right.get(name)]
+    free = (*FREE, *DEVICES)
+    names = [name for name in left | right if not {name, name.split(".")[0]} & set(free)]
+    names = [name for name in names if left.get(name) != right.get(name)]
     return [f"--{flag(name)} {right.get(name)} (now {left.get(name)})" for name in names]
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from innerloop.errors import InnerloopError
 from innerloop.files import write_text
-from innerloop.runs import codec, comparison, engine, machine, page, plots, rundir
+from innerloop.runs import codec, comparison, engine, launch, machine, page, plots, rundir
 from innerloop.runs.comparison import Group
 from innerloop.runs.progress import Progress, duration
 from innerloop.runs.results import Section
@@ -18,6 +19,7 @@ from innerloop.runs.workload import Workload
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 ITERATIONS = "outer.iterations"
+DIVERGED = "Training diverged"
 Train = Callable[[Workload[Any], Any], int]
 """Trains and evaluates a run of a configuration; 130 if it was interrupted."""
 
@@ -76,10 +78,7 @@ def train_and_compare(
         InnerloopError: before anything is trained, if an algorithm cannot work in its configuration.
     """
     progress = Progress()
-    for config in configs:
-        workload.check(config)
-        if isinstance(workload, Fitting):
-            workload.require_fitting(config)
+    _require_fitting(workload, configs)
     import jax
 
     from innerloop.runs.loop import DivergedError
@@ -104,6 +103,91 @@ def train_and_compare(
         jax.clear_caches()
     write(comparison.compared(groups), output, progress)
     return 0
+
+
+def launch_and_compare(
+    workload: Workload[Any], configs: Sequence[Any], seeds: Sequence[int], output: Path, by: launch.Launcher
+) -> int:
+    """Train every configuration at every seed, each in a process of its own, and show the table whenever one is done.
+
+    Args:
+        workload: the kind of run.
+        configs: one for each algorithm, the first of which the others are compared with.
+        seeds: of the runs.
+        output: the directory of the runs and of the comparison.
+        by: starts the processes.
+
+    Returns:
+        0, or 130 if it was interrupted; then what ran on this machine is saved.
+
+    Raises:
+        InnerloopError: before anything is trained, if an algorithm cannot work in its configuration; or at the end, if
+            runs failed.
+    """
+    progress = Progress()
+    _require_fitting(workload, configs)
+    cells = {_directory(output, config, seed): (config.algorithm, seed) for config in configs for seed in seeds}
+    groups = {config.algorithm: Group(config.algorithm, {}) for config in configs}
+    failed: dict[Path, str] = {}
+
+    def done(path: Path) -> None:
+        algorithm, seed = cells[path]
+        group, run = groups[algorithm], rundir.existing(path, {workload.name: workload})
+        said = launch.log_of(path).read_text(errors="replace").splitlines() if launch.log_of(path).exists() else []
+        if run.result() is not None:
+            group.runs[seed] = comparison.finished(run)
+        elif said and DIVERGED in said[-1]:
+            groups[algorithm] = group._replace(diverged=(*group.diverged, seed))
+        else:
+            failed[path] = said[-1] if said else "it said nothing"
+        some = [group for group in groups.values() if group.runs]
+        progress.say(f"{sum(len(group.runs) for group in some)} of {len(cells)} runs are finished")
+        if some:
+            for table in comparison.tables(comparison.compared(some, configs[0].algorithm)):
+                progress.say("\n" + table.as_text())
+
+    waiting = []
+    for config in configs:
+        for seed in seeds:
+            path = _directory(output, config, seed)
+            run = rundir.stored(path, {workload.name: workload})
+            if run is not None and run.result() is not None:
+                done(path)
+                continue
+            if run is None:
+                rundir.prepare(path, workload, codec.changed(config, {"seed": seed, "run_dir": str(path)}))
+            waiting.append(path)
+    from innerloop.runs import loop
+
+    with loop.interruptions("what runs on this machine") as asked:
+
+        def wait(seconds: float) -> None:
+            time.sleep(seconds)
+            if asked:
+                raise KeyboardInterrupt
+
+        try:
+            launch.work_off(waiting, by, done, wait)
+        except KeyboardInterrupt:
+            progress.say(f"the same command goes on with the comparison in {output}")
+            return engine.INTERRUPTED
+    over = [group for group in groups.values() if group.runs or group.diverged]  # a run that failed has no row
+    if not failed or any(group.runs for group in over):
+        write(comparison.compared(over, configs[0].algorithm), output, progress)
+    if failed:
+        path, why = next(iter(failed.items()))
+        raise InnerloopError(
+            f"{len(failed)} of {len(cells)} runs failed, among them {path} ({why}); the same command tries them again, "
+            f"and what they said is in {launch.log_of(path)}."
+        )
+    return 0
+
+
+def _require_fitting(workload: Workload[Any], configs: Sequence[Any]) -> None:
+    for config in configs:
+        workload.check(config)
+        if isinstance(workload, Fitting):
+            workload.require_fitting(config)
 
 
 def compare_runs(runs: Sequence[rundir.Run], output: Path) -> None:

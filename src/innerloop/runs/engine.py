@@ -1,15 +1,19 @@
 """What the program does with a run, whatever its kind: train, say what it would be, evaluate, report, export."""
 
+import io
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import codec, machine, rundir
+from innerloop.runs import codec, distributed, machine, rundir
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Table
 from innerloop.runs.workload import Session, Workload
 
+SHARDS = "layout.shards"
 INTERRUPTED = 130
 """The exit status of a process that SIGINT stopped."""
 
@@ -23,34 +27,71 @@ def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
         report: whether to print its tables and write its report.
 
     Returns:
-        0, or 130 if it was interrupted; then everything is saved.
+        0, or 130 if it was interrupted; then everything is saved. Of several processes none evaluates: that is for one
+        without the others.
 
     Raises:
         InnerloopError: for what cannot work, naming the mend.
     """
-    progress = Progress()
+    progress = Progress(None if distributed.is_first() else io.StringIO())
     path = rundir.directory_of(config)
-    with rundir.locked(path):
-        run = rundir.stored(path, {workload.name: workload})
-        begun = run is not None and run.begun
-        if run is not None and begun:
-            config = rundir.continued(run, config)
-        progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
+    with ExitStack() as stack:
+        config, begun = _stand(workload, config, path, progress, stack)
         session = workload.open(config, progress, resolve=not begun)
-        if run is None or not begun:
-            run = rundir.create(path, workload, session.config)
+        _require_same(session)
+        if distributed.is_first():
+            (rundir.keep_devices if begun else rundir.create)(path, workload, session.config)
         for line in session.describe():
             progress.say(line)
         from innerloop.runs import loop
 
-        run = replace(run, config=session.config)
+        own = path if distributed.is_first() else Path(stack.enter_context(TemporaryDirectory()))
+        run = rundir.Run(own, workload, session.config)
         try:
             state = loop.train(run, session, progress)
         except loop.InterruptedTraining:
             progress.say(f"stopped and saved; continue with: innerloop resume {path}")
             return INTERRUPTED
-        _finish(run, session, state, progress, again=False, report=report)
+        if distributed.count() == 1:
+            _finish(run, session, state, progress, again=False, report=report)
     return 0
+
+
+def _stand(workload: Workload[Any], config: Any, path: Path, progress: Progress, stack: ExitStack) -> tuple[Any, bool]:
+    """The configuration to go on with, and whether training has begun before; the directory is locked until the end."""
+    if distributed.count() > 1:
+        shards = dict(codec.leaves(config)).get(SHARDS)
+        if shards is None:
+            raise InnerloopError(
+                f"--distributed is not for runs of the kind {workload.name}, which one machine trains in minutes; "
+                "leave it out."
+            )
+        machine.set_up(shards)
+        distributed.connect()
+        distributed.require_same(
+            {f"the version of {name}": number for name, number in machine.versions().items()}
+            | codec.shared_settings(config)
+        )
+
+    def stand() -> list[Any]:
+        stack.enter_context(rundir.locked(path))
+        run = rundir.stored(path, {workload.name: workload})
+        if run is None or not run.begun:
+            return [codec.encoded(config), False]
+        return [codec.encoded(rundir.continued(run, config, progress.say)), True]
+
+    values, begun = distributed.from_first(stand)
+    data_dir = config.data_dir if "data_dir" in vars(config) else None
+    config = codec.decoded(workload.Config, values)
+    if distributed.count() > 1 and "data_dir" in vars(config):  # every host may keep its data elsewhere
+        config = replace(config, data_dir=data_dir)
+    progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
+    return config, begun
+
+
+def _require_same(session: Session[Any]) -> None:
+    """Refuse processes that read other data, or chose otherwise."""
+    distributed.require_same(dict(session.settings) | codec.shared_settings(session.config))
 
 
 def dry_run(workload: Workload[Any], config: Any) -> None:

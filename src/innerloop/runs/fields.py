@@ -27,6 +27,8 @@ class Layout:
     """image networks: patches and a matrix product, or XLA's own convolution"""
     products: Literal["auto", "row-major", "as-written"] = "auto"
     """matrix products: rewritten into the form that CPU kernels are fast for, or as written; auto rewrites on a CPU"""
+    parameters: Whole = 0
+    """devices among which parameters and optimiser state are divided between meta-steps; 0: each holds all"""
 
 
 @dataclass(frozen=True)

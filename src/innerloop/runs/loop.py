@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import checkpoint
+from innerloop.runs import checkpoint, distributed
 from innerloop.runs.best import Best
 from innerloop.runs.codec import encoded
 from innerloop.runs.fields import ValidatedLog
@@ -72,12 +72,14 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     saved_at, first = time.monotonic(), True
     pace = Pace(done, session.tasks_per_step)
     skips = Skips(run, session, progress)
-    loggers = Loggers(log.to, progress.say)
+    skips.number = distributed.from_first(lambda: skips.number)
+    loggers = Loggers(log.to if distributed.is_first() else (), progress.say)
     recorder = Recorder(run.metrics)
     loggers.start(RunInfo(run.path.resolve().name, run.path, encoded(run.config)))
+    ended = distributed.from_first(lambda: _exhausted(best, patience, progress))
     try:
         with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
-            for info in () if _exhausted(best, patience, progress) else session.steps(state):
+            for info in () if ended else session.steps(state):
                 if first:
                     run.write_costs(session.costs)
                 info = skips.counted(info, done)
@@ -91,15 +93,16 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                     recorder.record(line_of_record({"step": done, **values}))
                     loggers.log(done, values)
                 if info.score is not None and math.isfinite(info.score):
-                    best.offer(done, jax.device_get(session.learned(state)), info.score)
+                    best.offer(done, jax.device_get(distributed.whole(session.learned(state))), info.score)
+                due = time.monotonic() - saved_at >= log.checkpoint_seconds and not skips.in_a_row
                 exhausted = _exhausted(best, patience, progress)
+                stop, due, exhausted = distributed.agreed(bool(asked), due, exhausted)
                 last = done >= info.total or exhausted
                 progress.update(line_of(info, session.unit, pace), last=last)
-                due = time.monotonic() - saved_at >= log.checkpoint_seconds and not skips.in_a_row
-                if asked or last or due:
+                if stop or last or due:
                     save(run, session, info, saved)
                     saved_at, saved = time.monotonic(), done
-                if asked:
+                if stop:
                     raise InterruptedTraining
                 if exhausted:
                     break
@@ -121,25 +124,35 @@ def _exhausted(best: Best, patience: int, progress: Progress) -> bool:
 
 def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
     """The state of the newest checkpoint, or else the first one; what was recorded after it is dropped."""
-    fresh = session.init()
-    restored = checkpoint.read_newest(run.checkpoints, fresh, session.settings, progress.say)
-    state = fresh if restored is None else restored
-    step = session.step_of(state)
-    if restored is not None:
-        progress.say(f"continuing after {session.unit} {step:,}")
-    damaged = run.truncate_records(step)
-    if damaged:
-        progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
+    state = session.init()
+
+    def read() -> int:
+        nonlocal state
+        restored = checkpoint.read_newest(run.checkpoints, state, session.settings, progress.say)
+        if restored is not None:
+            state = restored
+            progress.say(f"continuing after {session.unit} {session.step_of(state):,}")
+        step = session.step_of(state)
+        damaged = run.truncate_records(step)
+        if damaged:
+            progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
+        return step
+
+    distributed.from_first(read)
+    if distributed.count() > 1:
+        state = checkpoint.decoded(distributed.content_from_first(checkpoint.encoded(state)), state)
     return state
 
 
 def save(run: Run, session: Session[Any], info: StepInfo, saved: int) -> None:
     """Write a checkpoint, unless what was learned is no longer finite."""
-    learned = jax.device_get(session.learned(info.state))
+    state = distributed.whole(info.state)
+    learned = jax.device_get(session.learned(state))
     floats = [leaf for leaf in jax.tree.leaves(learned) if np.issubdtype(leaf.dtype, np.floating)]
     if not all(np.isfinite(leaf).all() for leaf in floats):
         _diverged("a parameter is not finite", info.step, saved, session.rates)
-    checkpoint.write(run.checkpoints, info.step, info.state, session.config.log.keep, session.settings)
+    if distributed.is_first():
+        checkpoint.write(run.checkpoints, info.step, state, session.config.log.keep, session.settings)
 
 
 class Pace:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import store
+from innerloop.runs import distributed, store
 
 PACKAGES = ("innerloop", "jax", "jaxlib", "numpy", "optax", "safetensors")
 CGROUPS = (
@@ -36,9 +36,10 @@ def set_up(shards: int = 0, precision: str = "float32") -> None:
     """
     import jax
 
-    devices = shards or cores()
+    devices = -(-shards // distributed.count()) or cores()
     if jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_num_cpu_devices", devices)
+        with suppress(RuntimeError):  # JAX runs already, and the layout says that there are too few
+            jax.config.update("jax_num_cpu_devices", devices)
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     _require_precision(precision)
@@ -126,10 +127,10 @@ def device_memory() -> int:
     """The bytes of memory of one device; of a CPU, the share that falls to each of its devices."""
     import jax
 
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform != "cpu":
         return int((device.memory_stats() or {}).get("bytes_limit", 2**63))
-    return memory_limit() // jax.device_count()
+    return memory_limit() // jax.local_device_count()
 
 
 def description() -> dict[str, Any]:
@@ -138,7 +139,7 @@ def description() -> dict[str, Any]:
 
     devices = jax.devices()
     return {
-        "versions": {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}},
+        "versions": versions(),
         "machine": {
             "system": platform.platform(),
             "processor": processor(),
@@ -147,6 +148,11 @@ def description() -> dict[str, Any]:
             "devices": [device.device_kind for device in devices],
         },
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of what the bits of a run depend on."""
+    return {"python": platform.python_version(), **{name: _installed(name) for name in PACKAGES}}
 
 
 def _installed(name: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,13 +213,40 @@ def create(path: Path, workload: Workload[Any], config: Any) -> Run:
         **machine.description(),
     }
     sealed.write(path / "environment.json", environment)
-    values = {"format": FORMAT, "workload": workload.name, "config": codec.encoded(config)}
-    sealed.write(path / "config.json", values)
+    _write_config(path, workload, config)
     return Run(path, workload, config)
 
 
-def continued(run: Run, config: Any) -> Any:
+def prepare(path: Path, workload: Workload[Any], config: Any) -> None:
+    """A directory in which `resume` starts the run of a configuration, perhaps in another process."""
+    path.mkdir(parents=True, exist_ok=True)
+    _write_config(path, workload, config)
+
+
+def keep_devices(path: Path, workload: Workload[Any], config: Any) -> Run:
+    """Note the number of devices that a run goes on with, if it is another one."""
+    run = existing(path, {workload.name: workload})
+    before, now = dict(codec.leaves(run.config)), dict(codec.leaves(config))
+    other = {name: now[name] for name in codec.DEVICES if name in now and now[name] != before[name]}
+    if other:
+        _write_config(path, workload, codec.changed(run.config, other))
+    return Run(path, workload, config)
+
+
+def _write_config(path: Path, workload: Workload[Any], config: Any) -> None:
+    values = {"format": FORMAT, "workload": workload.name, "config": codec.encoded(config)}
+    sealed.write(path / "config.json", values)
+
+
+def continued(run: Run, config: Any, say: Callable[[str], None]) -> Any:
     """The configuration to go on with: the one that is asked for, with what was chosen when the run was started.
+
+    The number of devices may be another one.
+
+    Args:
+        run: what goes on.
+        config: what is asked for.
+        say: told if the devices are others.
 
     Raises:
         InnerloopError: naming the settings that differ.
@@ -230,6 +257,13 @@ def continued(run: Run, config: Any) -> Any:
         for name, value in codec.leaves(run.config)
         if name.startswith("layout.") or (asked.get(name) in ("auto", -1) and not isinstance(asked[name], bool))
     }
+    for name in codec.DEVICES:
+        if asked.get(name) not in (None, 0, chosen.get(name)):
+            say(
+                f"note: --{codec.flag(name)} was {chosen[name]} and is now {asked[name]}; the tasks stay the same, but "
+                "sums over them are rounded otherwise, so the bits are not those of before"
+            )
+            chosen[name] = asked[name]
     for name, value in chosen.items():
         if asked[name] not in (0, -1, "auto", value):
             raise InnerloopError(

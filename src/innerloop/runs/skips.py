@@ -9,7 +9,7 @@ from safetensors.numpy import save
 from innerloop.core.finite import SKIPPED
 from innerloop.errors import InnerloopError
 from innerloop.files import write_bytes
-from innerloop.runs import checkpoint, sealed
+from innerloop.runs import checkpoint, distributed, sealed
 from innerloop.runs.progress import Progress
 from innerloop.runs.rundir import Run
 from innerloop.runs.workload import Examined, Session, StepInfo
@@ -64,6 +64,8 @@ class Skips:
     def why(self, info: StepInfo) -> str:
         """What led to too many, in the words that follow `Training diverged:`; writes down what led there."""
         unit = self._session.unit
+        if distributed.count() > 1:  # to examine it takes a program of all processes, whose results no one has alone
+            return f"{self.in_a_row:,} {unit}s in a row have no finite meta-gradient"
         examined = self._session.examined(info.state, info.step - 1)
         self._write(examined, info.step - 1)
         named = f"in the last one that of {listed(examined.names)}, " if examined.names else ""
@@ -80,12 +82,14 @@ class Skips:
 
     def _tell(self, info: StepInfo, last: int) -> None:
         unit = self._session.unit
+        examined = Examined(info.state, [], {})
         try:
-            examined = self._session.examined(info.state, last - 1)
+            if distributed.count() == 1:
+                examined = self._session.examined(info.state, last - 1)
             if examined.names:
                 self._write(examined, last - 1)
         except Exception:  # training goes on, whether or not it can be said which task it was
-            examined = Examined(info.state, [], {})
+            pass
         named = f"that of {listed(examined.names)} is not finite" if examined.names else "it is not finite"
         self._progress.say(f"note: {unit} {last:,} was skipped, for its meta-gradient: {named}; training goes on")
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +99,10 @@ class Experiment:
         """What is computed where training is logged, beside the metrics of every step: for `outer.repeat`."""
         return self.learner.diagnostics
 
+    def alone(self) -> "Experiment":
+        """The same for what this process computes without the others."""
+        return replace(self, layout=self.layout.within(jax.device_count()))
+
     @property
     def losses_together(self) -> dict[str, Loss]:
         """The same of several members of an ensemble, along a leading axis of the parameters."""
@@ -191,7 +195,8 @@ def assemble(config: Config, data: Data) -> Experiment:
     row = varied(config)
     adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
     row = row._replace(adjoint=adjoint)
-    layout = Layout(config.layout.shards or 1, config.layout.chunk or None, products=config.layout.products)
+    shards, chunk, parameters = config.layout.shards or 1, config.layout.chunk or None, config.layout.parameters or 1
+    layout = Layout(shards, chunk, config.layout.products, parameters)
     layout.require(config.outer.meta_batch)
     criterion = losses.squared_error if config.kind == "regression" else losses.cross_entropy
     chosen, inner, outer = config.network.normalisation, config.inner, config.outer

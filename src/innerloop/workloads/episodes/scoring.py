@@ -72,7 +72,7 @@ def score(experiment: Experiment, last: Validated, progress: Progress, best: Seq
         # The network itself, without what the algorithm asks of it: the baselines are the same for every algorithm.
         plain = assemble(
             replace(config, algorithm="maml", variant=Variant(), layout=_any_adjoint(config)), experiment.data
-        )
+        ).alone()
         with progress.timed(f"pre-training the baseline ({settings.baseline_iterations:,} steps)"):
             pretrained = pretrain(plain, settings.baseline_iterations)
         scratch = plain.model.init(_key(BASELINE_SEED + config.seed))

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from innerloop.core.evaluate import evaluate
+from innerloop.core.layout import Layout
 from innerloop.core.outer import MetaState
+from innerloop.runs import distributed
 from innerloop.runs.machine import compile_clock
 from innerloop.runs.progress import Progress
 from innerloop.runs.workload import StepInfo
@@ -44,13 +46,15 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
     if done >= total:
         return
     layout = experiment.layout
+    distributed.require_devices(layout.shards)
     tasks = layout.replicate(experiment.training_tasks())
-    state = layout.replicate(state)
+    state = placed(layout, state)
     with progress.timed("compiling the meta-step"), compile_clock() as compiling:
         steps = memory.compiled_steps(experiment, state, tasks)
     needed = memory.memory_of(steps)
     memory.require_fit(needed, experiment)
     costs |= {"compile_seconds": compiling.seconds, **needed._asdict()}
+    distributed.from_all(None)  # all have compiled; sets of devices that are new meet soon enough for gloo
     validate = Validation(experiment) if config.log.validate_every else None
     while done < total:
         count = min(config.log.every - done % config.log.every, total - done)
@@ -63,6 +67,13 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
             score = validate.score(found)
             values |= found
         yield StepInfo(state, done, total, values, training_line(values), score=score)
+
+
+def placed(layout: Layout, state: MetaState) -> MetaState:
+    """The state on the devices of the layout, what is learned and the optimiser's state divided if they are to be."""
+    meta, optimizer = layout.divide((state.meta, state.optimizer))
+    step, key = layout.replicate((state.step, state.key))
+    return MetaState(meta, optimizer, step, key)
 
 
 class Validation:
@@ -91,7 +102,8 @@ class Validation:
                 query_losses=experiment.eval_losses,
                 layout=self._layout,
                 adjoint=experiment.forward,
-            )
+            ),
+            out_shardings=self._layout.whole,
         )
 
     def __call__(self, meta: Any) -> dict[str, float]:

@@ -16,7 +16,7 @@ from innerloop.core import algorithms
 from innerloop.core.adjoints import Annealed, Implicit, Mixed, Truncated
 from innerloop.errors import InnerloopError
 from innerloop.files import write_text
-from innerloop.runs import codec, store
+from innerloop.runs import codec, distributed, store
 from innerloop.runs.fields import Layout
 from innerloop.runs.machine import cores, device_memory
 from innerloop.workloads.episodes import memory, training
@@ -52,7 +52,7 @@ def measured(experiment: Experiment, say: Callable[[str], None]) -> list[Candida
     """The candidates with their times, from the cache if this was measured before; a single one is not measured."""
     config = experiment.config
     layouts = candidates(config)
-    if len(layouts) == 1:
+    if len(layouts) == 1 or distributed.count() > 1:  # each process would find its own times
         return [Candidate(layouts[0], 0.0)]
     place = store.cache_dir() / "layouts" / f"{_fingerprint(config, layouts)}.json"
     try:
@@ -77,11 +77,12 @@ def candidates(config: Config) -> list[Layout]:
     """
     network, meta_batch, steps = config.network.kind, config.outer.meta_batch, config.inner.steps
     images, cpu = network != "mlp", jax.default_backend() == "cpu"
-    devices = min(cores() if cpu else jax.device_count(), meta_batch)
+    several = distributed.count() > 1
+    devices = jax.device_count() if several else min(cores() if cpu else jax.device_count(), meta_batch)
     how = algorithms.algorithm(config.algorithm).adjoint
     exact = isinstance(how, Mixed | Truncated | Annealed)
     first = Layout(
-        shards=devices if images or not cpu else 1,
+        shards=devices if images or not cpu or several else 1,
         chunk=1 if images and cpu else 0,
         adjoint="mixed" if exact else "auto",
         loop="auto" if isinstance(how, Implicit) else "unrolled" if steps <= UNROLLED[network] else "scanned",

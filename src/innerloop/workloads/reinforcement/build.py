@@ -1,7 +1,7 @@
 """From a configuration to the values that the library works with."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from innerloop.core import algorithms
 from innerloop.core.layout import Layout
 from innerloop.rl.returns import Baseline
 from innerloop.rl.types import BackgroundEnv, HostEnv, JaxEnv
+from innerloop.runs import distributed
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.types import InnerRule
 from innerloop.workloads.reinforcement.config import Config
@@ -78,6 +79,10 @@ class Experiment:
         """Steps in an episode."""
         return self.env.horizon
 
+    def alone(self) -> "Experiment":
+        """The same for what this process computes without the others."""
+        return replace(self, layout=self.layout.within(jax.device_count()))
+
     def train_step(self) -> rl.RLStep:
         """One meta-iteration."""
         config = self.config
@@ -109,10 +114,12 @@ def build(config: Config) -> Experiment:
         InnerloopError: if MuJoCo is needed and missing, or a number cannot work.
     """
     row = algorithms.algorithm(config.algorithm)
-    env = environment(config, config.outer.meta_batch * config.sampling.episodes)
+    env = environment(config, -(-config.outer.meta_batch // distributed.count()) * config.sampling.episodes)
     # One task after another on each device: what is kept of it fits the caches. With episodes from the host, on two
     # cores, that is 1.5 times as fast. Those from JAX would be collected by every device.
     several = min(jax.device_count(), config.outer.meta_batch) if isinstance(env, HostEnv) else 1
+    if distributed.count() > 1:
+        several = jax.device_count()
     together = 1 if jax.default_backend() == "cpu" else None
     layout = Layout(config.layout.shards or several, config.layout.chunk or together, products=config.layout.products)
     layout.require(config.outer.meta_batch)

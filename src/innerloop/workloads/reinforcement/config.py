@@ -192,6 +192,8 @@ def _require_effect(config: Config, usual: Outer) -> None:
                 f"--{flag(name)} has no effect with --outer.update {config.outer.update}; leave it out, or choose "
                 f"{' or '.join(updates)}."
             )
+    if config.layout.parameters > 1:
+        raise InnerloopError("--layout.parameters has no effect in reinforcement learning; leave it out.")
     for name in ("loop", "levels", "convolution"):
         if vars(config.layout)[name] != vars(Layout())[name]:
             raise InnerloopError(f"--layout.{name} has no effect in reinforcement learning; leave it out.")

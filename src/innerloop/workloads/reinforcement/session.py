@@ -78,7 +78,7 @@ class ReinforcementSession:
         return Examined(before, [], {"tasks": np.asarray(drawn)})
 
     def evaluate(self, state: RLState, best: Sequence[Validated] = ()) -> Result:
-        return scoring.score(self.experiment, state.meta, self.progress)
+        return scoring.score(self.experiment.alone(), state.meta, self.progress)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return report.tables(result, self.config)
@@ -90,7 +90,7 @@ class ReinforcementSession:
         self, state: RLState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
     ) -> list[Section]:
         evaluation = codec.decoded(Evaluation, result["settings"])
-        measured = replace(self.experiment, config=replace(self.config, evaluation=evaluation))
+        measured = replace(self.experiment.alone(), config=replace(self.config, evaluation=evaluation))
         return report.sections(measured, state.meta, result, records)
 
     def export(self, state: RLState, folder: Path, result: Mapping[str, Any] | None) -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from innerloop import rl
+from innerloop.runs import distributed
 from innerloop.runs.progress import Progress
 from innerloop.runs.workload import StepInfo
 from innerloop.workloads.reinforcement.build import Clocked, Experiment
@@ -34,6 +35,7 @@ def train(experiment: Experiment, state: rl.RLState, progress: Progress) -> Iter
     done, total = int(state.step), config.outer.iterations
     if done >= total:
         return
+    distributed.require_devices(experiment.layout.shards)
     step = experiment.train_step()
     state = experiment.layout.replicate(state)
     progress.say("the first iteration also compiles ...")
