@@ -36,6 +36,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.algorithm_pages --check
 	$(BIN)/python -m benchmarks.reinforcement --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
+	$(BIN)/python -m benchmarks.grouped_page --check
 	$(BIN)/python -m benchmarks.stability page --check
 	$(BIN)/python -m benchmarks.twenty_ways --check
 
@@ -49,6 +50,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.algorithm_pages
 	$(BIN)/python -m benchmarks.reinforcement
 	$(BIN)/python -m benchmarks.fsmol_page
+	$(BIN)/python -m benchmarks.grouped_page
 	$(BIN)/python -m benchmarks.stability page
 	$(BIN)/python -m benchmarks.twenty_ways
 
