@@ -38,6 +38,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.fsmol_page --check
 	$(BIN)/python -m benchmarks.horizons write --check
 	$(BIN)/python -m benchmarks.scale --check
+	$(BIN)/python -m benchmarks.grouped_page --check
 	$(BIN)/python -m benchmarks.stability page --check
 	$(BIN)/python -m benchmarks.twenty_ways --check
 
@@ -53,6 +54,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.fsmol_page
 	$(BIN)/python -m benchmarks.horizons write
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.grouped_page
 	$(BIN)/python -m benchmarks.stability page
 	$(BIN)/python -m benchmarks.twenty_ways
 

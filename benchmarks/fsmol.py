@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from innerloop.runs import codec, machine, rundir
+from innerloop.runs import codec, machine
 from innerloop.runs.progress import Progress
-from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.features import Preparation
 from innerloop.tabular.prepare import SAMPLE, prepare
 from innerloop.tabular.rows import Rows
+from innerloop.tabular.selection import selected
 from innerloop.workloads.tabular import evaluation, loading, training
 from innerloop.workloads.tabular.config import Config, Learner, Training
 from innerloop.workloads.tabular.defaults import choices_of
-from innerloop.workloads.tabular.workload import WORKLOAD
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "fsmol.json"
@@ -66,13 +65,15 @@ def measured(name: str, folder: Path, where: Path, progress: Progress) -> dict[s
     held = set(np.random.default_rng(config.seed).permutation(len(loaded.rows.names))[:HELD_OUT].tolist())
     parts = tuple("valid" if task in held else "train" for task in range(len(loaded.rows.names)))
     data = prepare(loaded.rows._replace(parts=parts), choices_of(config))
-    for each in data.plan.reasons:
-        progress.say(f"  {each}")
-    run = rundir.create(where / name, WORKLOAD, config)
-    start = time.monotonic()
-    fit = training.train(run, data, progress)
+    for reason in data.plan.reasons:
+        progress.say(f"  {reason}")
+    data = selected(data, progress.say)
+    start, fitting = time.monotonic(), data.fitting()
+    fit = fitting.start(config.seed)
+    for step in training.train(config, data, fitting, fit, progress):
+        fit = step.state
     seconds = time.monotonic() - start
-    learned = TrainedLearner(data.plan.design, data.preparation, fit.best, data.plan.labels)
+    learned = data.learned(fit.best)
     scores = evaluation.evaluate(learned, validation(folder, config), SIZES, DRAWS, draw=draw, progress=progress)
     return {
         "training_seconds": round(seconds),

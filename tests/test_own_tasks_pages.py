@@ -30,7 +30,9 @@ def test_the_notebook_runs_on_a_small_subset(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUTORIAL_TRAIN", "train.parquet")
     monkeypatch.setenv("TUTORIAL_NEW", "valid.parquet")
-    monkeypatch.setenv("TUTORIAL_OPTIONS", "--training.iterations=30 --training.meta-batch=4 --evaluation.no-baselines")
+    monkeypatch.setenv(
+        "TUTORIAL_OPTIONS", "--preset=fast --training.iterations=30 --training.meta-batch=4 --evaluation.no-baselines"
+    )
     for name, tasks in (("train", 20), ("valid", 1)):
         number = 40 * tasks
         descriptors = random.normal(size=(number, 6)).astype(np.float32)

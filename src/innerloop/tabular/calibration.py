@@ -44,6 +44,9 @@ def settled(untrained: TrainedLearner, trained: TrainedLearner, rows: Rows | Non
     """
     if rows is None or rows.image:
         return Settled(trained)
+    # Fewer rows as well, since errors grow fast there, and powers of two lie close enough to interpolate.
+    smaller = {2**i for i in range(max(sizes).bit_length())}
+    sizes = sorted({*sizes, *smaller} if trained.regression else sizes)
     before, after = (seen_of(learned, rows, sizes) for learned in (untrained, trained))
     certainties = [measured([item for items in seen for item in items]) for seen in (before, after)]
     gains = np.array([_gain(old, new, certainties) for old, new in zip(before, after, strict=True)])
@@ -83,7 +86,7 @@ def seen_of(learned: TrainedLearner, rows: Rows, sizes: Sequence[int]) -> list[l
         for size in (size for size in sizes if enough(target, size)):
             for seed in range(draws):
                 known, asked = (places[part] for part in stratified(target, size, seed))
-                if judgeable(rows.target[asked]) and judgeable(rows.target[known]):
+                if judgeable(rows.target[asked]) and (learned.regression or judgeable(rows.target[known])):
                     columns = {name: values[known] for name, values in rows.columns.items()}
                     supports.append(Support(columns, rows.target[known]))
                     queries.append(asked[:MOST_QUERIES])

@@ -15,6 +15,7 @@ from innerloop.tabular.adaptation import AdaptedTask, Support
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.calibration import settled
 from innerloop.tabular.columns import as_target, columns_of
+from innerloop.tabular.images import format_of
 from innerloop.tabular.learner import started_from
 from innerloop.tabular.plan import Choices
 from innerloop.tabular.prepare import prepare
@@ -155,6 +156,20 @@ class TabularMetaLearner:
             for support, task in zip(supports, tasks, strict=True)
         ]
         return [Adapted(task, original) for task, original in zip(found, originals, strict=True)]
+
+    def read_images(self, files: Sequence[str | Path]) -> np.ndarray:
+        """Images as this learner reads them, for `adapt` and `predict`: unsigned bytes, `[images, pixels]`.
+
+        Args:
+            files: of the images, in any size and format that Pillow reads.
+
+        Raises:
+            InnerloopError: if the learner was trained on something else, or an image cannot be read.
+        """
+        shape = self.trained().design.image
+        if shape is None:
+            raise InnerloopError("This learner was trained on tables, not on images; give it the columns it reads.")
+        return format_of(shape).read([Path(file) for file in files]).reshape(len(files), -1)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """What it was made with, as scikit-learn's `clone` asks for it."""

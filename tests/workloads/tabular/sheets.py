@@ -9,7 +9,7 @@ import numpy as np
 HEAD = ["shop", "size", "price", "colour", "id", "bought", "paid"]
 TRAIN = [
     *("--task-column=shop", "--target=bought", "--features=size,price,colour", "--training.iterations=24"),
-    *("--learner.widths", "8", "--training.meta-batch=4", "--supports", "6", "--evaluation.draws=2"),
+    *("--preset=fast", "--learner.widths", "8", "--training.meta-batch=4", "--supports", "6", "--evaluation.draws=2"),
 ]
 """Settings under which training takes a moment."""
 

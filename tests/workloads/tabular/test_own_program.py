@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from innerloop import artifacts
+from innerloop import TabularMetaLearner, artifacts
 from innerloop.cli import main as cli
 from innerloop.runs.rundir import existing
 from innerloop.tabular import adaptation
@@ -107,7 +107,7 @@ def test_a_regression_predicts_with_intervals(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
-def test_folders_of_images_are_learned_from_and_adapted_to(tmp_path, monkeypatch, nested):
+def test_folders_of_images_are_learned_from_and_adapted_to(tmp_path, monkeypatch, capsys, nested):
     image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
@@ -128,3 +128,33 @@ def test_folders_of_images_are_learned_from_and_adapted_to(tmp_path, monkeypatch
     assert cli.run(["adapt", "run", "--support=support", "--query=support"]) == 0
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert [line.split(",")[1:3] for line in lines[1:]] == [["a/x.png", "a"], ["b/x.png", "b"], ["c/x.png", "c"]]
+    said = capsys.readouterr().out
+    assert "nearest neighbour of pixels" in said
+    assert "scored by the labels in support, which were not used: accuracy 1.000" in said
+    learner = TabularMetaLearner.load("run")
+    pixels = learner.read_images([f"support/{name}/x.png" for name in "abc"])
+    assert learner.adapt(pixels, ["a", "b", "c"]).predict(pixels).tolist() == ["a", "b", "c"]
+    assert cli.run(["adapt", "run", "--support=support/a", "--query=support"]) == 2
+    assert "put those of each class into a folder of its own" in capsys.readouterr().err
+
+
+def test_a_file_with_rows_of_several_tasks_is_adapted_to_task_by_task(shops, capsys):
+    table = sheets.rows(tasks=3, each=20, seed=9)
+    sheets.write(shops / "support.csv", [row for i, row in enumerate(table) if i % 20 < 8])
+    queries = [row for i, row in enumerate(table) if i % 20 >= 8]
+    sheets.write(shops / "query.csv", queries)
+    assert cli.run(["adapt", "run", "--support=support.csv", "--query=query.csv"]) == 0
+    assert "adapted to 3 tasks, 24 rows in all" in capsys.readouterr().out
+    together = (shops / "predictions.csv").read_text().splitlines()
+    sheets.write(shops / "support.csv", table[20:28])
+    sheets.write(shops / "query.csv", table[28:40])
+    assert cli.run(["adapt", "run", "--support=support.csv", "--query=query.csv"]) == 0
+    alone = (shops / "predictions.csv").read_text().splitlines()
+    column = together[0].split(",").index("probability_yes")
+    both = [[float(line.split(",")[column]) for line in lines] for lines in (together[13:25], alone[1:])]
+    np.testing.assert_allclose(both[0], both[1], atol=1e-5)
+    sheets.write(shops / "support.csv", table[:8])
+    sheets.write(shops / "both.csv", table[:8] + table[20:28])
+    sheets.write(shops / "query.csv", table[45:])
+    assert cli.run(["adapt", "run", "--support=both.csv", "--query=query.csv"]) == 2
+    assert "has rows of shop2, of which both.csv has none" in capsys.readouterr().err

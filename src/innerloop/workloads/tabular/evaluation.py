@@ -12,13 +12,13 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.runs.progress import Progress
-from innerloop.runs.results import Result, estimate
+from innerloop.runs.results import Result
 from innerloop.runs.workload import Comparable
 from innerloop.tabular import learner, rivals
 from innerloop.tabular.adaptation import pad, support_targets
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.draws import Draw, enough, judgeable, stratified
-from innerloop.tabular.episodes import ClassEpisodes, padded_size
+from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Inputs, Preparation
 from innerloop.tabular.learner import Adapted
 from innerloop.tabular.prepare import Prepared
@@ -26,7 +26,8 @@ from innerloop.tabular.rivals import Rival
 from innerloop.tabular.rows import Rows, rows_of
 from innerloop.workloads.tabular.comparison import rival_scores, rivals_of
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER, metrics_of, spread_of
+from innerloop.workloads.tabular.image_evaluation import evaluate_images
+from innerloop.workloads.tabular.metrics import LOWER_IS_BETTER, SHARE, metrics_of, score_name, spread_of, summary
 from innerloop.workloads.tabular.trust import trust
 from innerloop.workloads.tabular.verdict import OURS, UNTRAINED, verdict
 
@@ -35,10 +36,6 @@ Method = Callable[[Inputs, np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]],
 
 MOST_TASKS = 40
 """Test tasks that are evaluated, at most."""
-EPISODES = 200
-"""Episodes that are drawn from test images."""
-SHARE = 0.95
-"""What part of the time a stated interval covers the mean; results without it are of an older version."""
 
 
 def score(
@@ -65,7 +62,7 @@ def score(
     if rows is None:
         return Result({"tables": None, "verdict": ""})
     if rows.image:
-        found = evaluate_images(learned, rows, config.ways, data.plan.sizes, data.plan.queries)
+        found = evaluate_images(learned, rows, config.ways, data.plan.sizes, data.plan.queries, untrained)
     else:
         if len(rows.names) > MOST_TASKS:
             # Where a column says which tasks are for the test, they are the same for all seeds.
@@ -78,11 +75,6 @@ def score(
     certainty = None if rows.image else trust(learned, rows, data.plan.sizes)
     values = {"tables": found.values, "verdict": verdict(found.values), "certainty": certainty}
     return Result(values, found.scores)
-
-
-def score_name(method: str, metric: str, size: int | str) -> str:
-    """What the scores of the single tasks are called in `scores.safetensors`: arrays `[tasks, steps + 1]`."""
-    return f"{method}/{metric}/{size}"
 
 
 def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
@@ -227,14 +219,14 @@ def _evaluated(
                         found[method].setdefault(metric, []).append(values)
         for method, metrics in found.items() if names else ():
             final = {metric: [value[-1] for value in values] for metric, values in metrics.items()}
-            table.append({"method": method, "size": size, "tasks": len(names), "metrics": _summary(final)})
+            table.append({"method": method, "size": size, "tasks": len(names), "metrics": summary(final)})
             by_task.setdefault(method, {})[str(size)] = dict(zip(names, _by_task(final), strict=True))
             scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
             if method == OURS:
                 own = final
             elif own:
                 less = {metric: np.subtract(own[metric], values) for metric, values in final.items()}
-                differences.append({"method": method, "size": size, "metrics": _summary(less)})
+                differences.append({"method": method, "size": size, "metrics": summary(less)})
             if method == OURS:
                 curves[str(size)] = {metric: np.mean(values, axis=0).tolist() for metric, values in metrics.items()}
     if not table:
@@ -244,41 +236,6 @@ def _evaluated(
     return Result(
         {"interval": SHARE, "rows": table, "differences": differences, "curves": curves, "tasks": by_task}, scores
     )
-
-
-def evaluate_images(learned: TrainedLearner, rows: Rows, ways: int, shots: Sequence[int], queries: int) -> Result:
-    """The accuracy on episodes drawn from test images, as `evaluate` gives it."""
-    table, curves, kept = [], {}, {}
-    for number in shots:
-        try:
-            drawn = ClassEpisodes.from_rows(
-                learned.preparation.encode(rows.columns),
-                rows.target,
-                rows.tasks,
-                ways=ways,
-                shots=(number,),
-                queries=queries,
-            )
-        except InnerloopError as error:
-            raise InnerloopError(f"The test part does not give such episodes: {error}") from error
-        scores = np.asarray(_episode_scores(learned, drawn, ways))
-        table.append({"method": OURS, "size": number, "tasks": len(scores), "metrics": _summary({"accuracy": scores})})
-        curves[str(number)] = {"accuracy": scores.mean(axis=0).tolist()}
-        kept[score_name(OURS, "accuracy", number)] = scores
-    return Result({"interval": SHARE, "rows": table, "curves": curves, "tasks": {}}, kept)
-
-
-def _episode_scores(learned: TrainedLearner, drawn: ClassEpisodes, ways: int) -> Any:
-    design = learned.design
-
-    @jax.jit
-    def scores(key: Any) -> Any:
-        task = drawn.sample(key, 10)
-        adapted = learner.adapt_tasks(design, ways, learned.meta, task.support, trajectory=True)
-        logits = learner.outputs_along(design, ways, learned.meta, adapted, task.query.x)
-        return (logits.argmax(axis=-1) == task.query.y[:, None]).mean(axis=-1)
-
-    return np.concatenate([scores(jax.random.key(i)) for i in range(EPISODES // 10)])
 
 
 def _adapted_scores(
@@ -310,15 +267,6 @@ def _adapted_scores(
             for name, value in metrics_of(target[query], given.labels, chosen, spread).items():
                 results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
     return {name: [float(np.mean(by_draw)) for by_draw in values] for name, values in results.items()}
-
-
-def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:
-    """Mean over tasks and the half-width of its 95 % interval, after the last inner step."""
-    found = {}
-    for name, scores in metrics.items():
-        mean, half_width = estimate(np.asarray(scores).reshape(len(scores), -1)[:, -1])
-        found[name] = float(mean), float(half_width)
-    return found
 
 
 def _by_task(metrics: dict[str, list[float]]) -> list[dict[str, float]]:

@@ -11,6 +11,7 @@ from innerloop.pictures import images_below
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import matched, require_features
 from innerloop.tabular.features import Columns
+from innerloop.tabular.images import format_of
 from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.tables import Column, Table, label_texts, read
@@ -154,4 +155,4 @@ def _folder(path: Path) -> Path:
 def _pixels(learned: TrainedLearner, files: Sequence[Path]) -> dict[str, np.ndarray]:
     shape = learned.design.image
     assert shape is not None
-    return {pictures.FEATURE: pictures.format_of(shape).read(files).reshape(len(files), -1)}
+    return {pictures.FEATURE: format_of(shape).read(files).reshape(len(files), -1)}

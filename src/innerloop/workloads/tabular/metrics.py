@@ -1,10 +1,14 @@
 """What is measured of predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from innerloop.runs.results import estimate
+
 LOWER_IS_BETTER = ("relative error",)
+SHARE = 0.95
+"""What part of the time a stated interval covers the mean; results without it are of an older version."""
 
 
 def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -55,3 +59,17 @@ def metrics_of(target: np.ndarray, labels: Sequence[str], scores: np.ndarray, sp
         return accuracy
     gain = average_precision(truth == 1, scores[:, 1] - scores[:, 0]) - float(np.mean(truth == 1))
     return {"delta-AUPRC": gain, **accuracy}
+
+
+def score_name(method: str, metric: str, size: int | str) -> str:
+    """What the scores of the single tasks are called in `scores.safetensors`: arrays `[tasks, steps + 1]`."""
+    return f"{method}/{metric}/{size}"
+
+
+def summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Mean over tasks and the half-width of its 95 % interval, after the last inner step."""
+    found = {}
+    for name, scores in metrics.items():
+        mean, half_width = estimate(np.asarray(scores).reshape(len(scores), -1)[:, -1])
+        found[name] = float(mean), float(half_width)
+    return found

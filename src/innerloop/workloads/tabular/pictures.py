@@ -7,7 +7,8 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
-from innerloop.pictures import GREY_MODES, ImageFormat, images_below, opened
+from innerloop.pictures import GREY_MODES, images_below, opened
+from innerloop.tabular.images import format_of
 from innerloop.tabular.rows import PART_NAMES, Rows, part_named
 from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
@@ -109,8 +110,3 @@ def common_size(files: list[Path]) -> tuple[tuple[int, int], int, str]:
     size = max(round(height * factor), 1), max(round(width * factor), 1)
     colours = "grey" if grey else "in colour"
     return size, 1 if grey else 3, f"images: {colours}, {height}x{width} read as {size[0]}x{size[1]}"
-
-
-def format_of(shape: tuple[int, int, int]) -> ImageFormat:
-    """How images of that height, width and channels are read in training and at adaptation."""
-    return ImageFormat(*shape, resampling="box")

@@ -1,6 +1,6 @@
 """A trained learner, adapted to a table or folder of labelled rows, predicts another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def adapt(
     new = sorted(set(labels) - set(learned.labels)) if learned.labels else []
     if new:
         say(f"{listed(new)}: not seen in training; adapted to from these rows alone")
-    if asked.target is not None and (learned.regression or set(asked.target.tolist()) & set(labels)):
+    if asked.target is not None and (learned.regression or _judgeable(asked.target, labels)):
         metrics = metrics_of(asked.target, labels, scores)
         told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         say(f"scored by the labels in {query}, which were not used: {told}")
@@ -96,6 +96,12 @@ def _tasks_of(given: inputs.Support, asked: inputs.Query, support: Path, query: 
     if odd := [str(name) for name in dict.fromkeys(asked.tasks.tolist()) if name not in names]:
         raise InnerloopError(f"{query} has rows of {listed(odd, 3)}, of which {support} has none; label some of them.")
     return [(np.flatnonzero(given.tasks == name), np.flatnonzero(asked.tasks == name)) for name in names]
+
+
+def _judgeable(target: np.ndarray, labels: Sequence[str]) -> bool:
+    """Whether the rows' labels are among those of the task; of two classes a precision needs both."""
+    common = len(set(target.tolist()) & set(labels))
+    return common == 2 if len(labels) == 2 else common > 0
 
 
 def _rows(columns: Columns, places: np.ndarray) -> Columns:

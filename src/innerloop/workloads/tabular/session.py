@@ -102,7 +102,13 @@ class TabularSession:
     def evaluate(self, state: Fit, best: Sequence[Validated] = ()) -> Result:
         untrained = self.data.learned(self._fitting.start(self.config.seed).best)
         found = evaluation.score(self.config, self.data, self._learner(state), self.progress, untrained)
-        values = {"best_step": int(state.best_step), "settings": asdict(self.config.evaluation), **found.values}
+        step = int(state.best_step)
+        values = {
+            "best_step": step,
+            "trained": self._settled[step].trained,
+            "settings": asdict(self.config.evaluation),
+            **found.values,
+        }
         return Result(values, found.scores)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
@@ -110,6 +116,8 @@ class TabularSession:
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
         verdict = [result["verdict"]] if result.get("verdict") else []
+        if not result.get("trained", True):  # which older results lack
+            verdict.append("training gained nothing certain on validation tasks, so the untrained learner was taken")
         if self.config.evaluation.baselines and not find_spec("sklearn"):
             return [*verdict, "no baselines: they need scikit-learn; install it with: pip install 'innerloop[tabular]'"]
         return verdict
@@ -125,10 +133,7 @@ class TabularSession:
         if step not in self._settled:
             sizes = sorted({*data.plan.supports, *data.plan.sizes})
             untrained = data.learned(self._fitting.start(self.config.seed).best)
-            found = settled(untrained, data.learned(state.best), data.parts.get("valid"), sizes)
-            if not found.trained:
-                self.progress.say("training gained nothing certain on validation tasks: the untrained learner is taken")
-            self._settled[step] = found
+            self._settled[step] = settled(untrained, data.learned(state.best), data.parts.get("valid"), sizes)
         return replace(self._settled[step].learned, facts=dict(facts or {}))
 
     def _facts(self, result: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""What was measured on tables with groups: the verdict of each, made up ones whose verdict is known among them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.grouped_page import page
+from benchmarks.grouped_tables import RESULT, TABLES, made_up, split_of
+from innerloop.workloads.tabular.verdict import standings_of, verdict
+
+FOUND = json.loads(RESULT.read_text())
+VERDICTS = {
+    "no-differences": "A pooled model does as well",
+    "unrelated": "The tasks share nothing that helps",
+    "intercepts": "A pooled model does as well",
+    "math-achieve": "A pooled model does as well",
+    "gapminder": "Meta-learning helps: it beats every other model from 5 rows on",
+    "digit-pairs": "A model of each task alone does as well",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in VERDICTS if name in FOUND])
+def test_the_verdict_on_what_was_measured_is_right(name):
+    assert verdict(FOUND[name]).startswith(VERDICTS[name])
+
+
+@pytest.mark.parametrize("name", list(FOUND))
+def test_the_learner_is_no_worse_than_any_rival_beyond_doubt(name):
+    assert [rival for rival in standings_of(FOUND[name]) if rival.worse] == []
+
+
+def test_every_table_is_on_the_page_and_made_up_ones_are_what_they_are_called():
+    written = page(FOUND)
+    assert all(f"## {name}" in written for name in FOUND)
+    assert set(FOUND) <= {*TABLES, "fs-mol"}
+    columns = made_up(0.0, 1.5, 1.0)
+    tasks = np.unique(columns["task"])
+    assert len(set(zip(columns["task"].tolist(), columns["split"].tolist(), strict=True))) == len(tasks)
+    assert (split_of(columns["task"]) == columns["split"]).all()
