@@ -1,9 +1,7 @@
 """The program. JAX is loaded only by the commands that compute, so that help answers at once."""
 
-import io
 import itertools
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from innerloop import __version__, workloads
-from innerloop.cli import parse
+from innerloop.cli import existing, parse, streams
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
 from innerloop.runs.workload import Workload
@@ -28,7 +26,10 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop train RECIPE --dry-run         say how it would run, and stop
   innerloop train RECIPE --published       with the published settings, where the
                                            recipe has others that work better
-  innerloop resume RUN                     continue a run directory
+  innerloop train RECIPE --from RUN        go on from another run's newest
+                                           checkpoint, with other settings
+  innerloop resume RUN                     continue a run directory; --data FILE
+                                           where its own data have moved
   innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again
   innerloop export RUN --out FOLDER        what it learned, to be used elsewhere
@@ -75,9 +76,7 @@ NO_MEMORY = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program, and exit with 0, or 2 for a mistake of the caller, or 130 when interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no arrows shows question marks
+    streams.set_up()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -112,26 +111,26 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()  # here, not when Python ends, where a reader that went away is an error
         return status
     except InnerloopError as error:
-        print(f"innerloop: {error}", file=sys.stderr)
+        streams.complain(f"innerloop: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\ninnerloop: stopped", file=sys.stderr)
+        streams.complain("\ninnerloop: stopped")
         return 130
     except MemoryError:
-        print(f"innerloop: {NO_MEMORY}", file=sys.stderr)
+        streams.complain(f"innerloop: {NO_MEMORY}")
         return 2
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
-        print(f"innerloop: {NO_MEMORY}", file=sys.stderr)
+        streams.complain(f"innerloop: {NO_MEMORY}")
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard(sys.stdout)
         return 0
     except OSError as error:  # a path that is too long, forbidden, or on a device that fails
-        print(
-            f"innerloop: {error.filename or 'a file'}: {error.strerror or error}; choose another path.", file=sys.stderr
-        )
+        streams.discard(sys.stdout)
+        what = error.filename or "What is written here"
+        streams.complain(f"innerloop: {what}: {error.strerror or error}; choose another path.")
         return 2
 
 
@@ -162,12 +161,13 @@ def _train(arguments: list[str]) -> int:
     dry = DRY_RUN in rest
     workload, default = _default(name, rest)
     rest = [argument for argument in rest if argument not in (DRY_RUN, PUBLISHED)]
+    origin, rest = existing.beginning(rest, workload)
     config = parse.fields(rest, default, f"innerloop train {name}")
     workload.check(config)
     if dry:
         engine.dry_run(workload, config)
         return 0
-    return engine.train(workload, config)
+    return engine.train(workload, config, origin=origin)
 
 
 def _default(name: str, arguments: list[str]) -> tuple[Workload[Any], Any]:
@@ -231,8 +231,7 @@ def _serve(arguments: list[str]) -> None:
 
 
 def _resume(arguments: list[str]) -> int:
-    name, rest = parse.positional(arguments, "resume", "RUN")
-    run = rundir.existing(Path(name), workloads.registered())
+    name, run, rest = existing.named(arguments, "resume")
     config = parse.fields(rest, run.config, f"innerloop resume {name}")
     run.workload.check(config)
     if config.run_dir != run.config.run_dir:
@@ -241,8 +240,7 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    name, rest = parse.positional(arguments, "evaluate", "RUN")
-    run = rundir.existing(Path(name), workloads.registered())
+    name, run, rest = existing.named(arguments, "evaluate")
     config = parse.fields(rest, run.config, f"innerloop evaluate {name}")
     parse.only(("evaluation", "data_dir"), run.config, config, "evaluate takes --evaluation.* and --data-dir")
     run.workload.check(config)
@@ -250,8 +248,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    name, rest = parse.positional(arguments, "report", "RUN")
-    run = rundir.existing(Path(name), workloads.registered())
+    name, run, rest = existing.named(arguments, "report")
     config = parse.fields(rest, run.config, f"innerloop report {name}")
     parse.only(("data_dir",), run.config, config, "report takes --data-dir alone")
     engine.evaluate(run, config, again=False)
@@ -260,9 +257,10 @@ def _report(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     name, rest = parse.positional(arguments, "export", "RUN --out FOLDER")
     chosen, rest = parse.options(rest, ("--out",), "export")
+    name, run, rest = existing.named([name, *rest], "export")
     if rest or not chosen:
         raise InnerloopError(f"innerloop export {name} needs --out FOLDER{f', not {rest[0]!r}' if rest else ''}.")
-    engine.export(rundir.existing(Path(name), workloads.registered()), Path(chosen["--out"]))
+    engine.export(run, Path(chosen["--out"]))
 
 
 def _compare(arguments: list[str]) -> int:

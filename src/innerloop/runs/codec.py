@@ -19,8 +19,8 @@ LARGEST = 2**31 - 1
 """No whole number may be larger: JAX counts in 32 bits."""
 KIND = "KIND"
 """The class variable by which a union of dataclasses is told apart, in JSON as `kind`."""
-FREE = ("log", "data_dir", "run_dir")
-"""The fields that may differ between two sittings with the same run."""
+FREE = ("log", "data_dir", "data", "run_dir")
+"""The fields that may differ between two sittings with the same run: what data hold is known by their fingerprint."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ INTERRUPTED = 130
 """The exit status of a process that SIGINT stopped."""
 
 
-def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
+def train(workload: Workload[Any], config: Any, *, origin: rundir.Run | None = None, report: bool = True) -> int:
     """Train, evaluate and report, from wherever the run stands.
 
     Args:
         workload: the kind of run.
         config: a checked configuration.
+        origin: a run from whose newest whole checkpoint this one begins.
         report: whether to print its tables and write its report.
 
     Returns:
@@ -35,10 +36,12 @@ def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
         begun = run is not None and run.begun
         if run is not None and begun:
             config = rundir.continued(run, config)
+        if run is not None and origin is not None:
+            rundir.require_origin(run, origin)
         progress.say(f"{config.recipe} · {config.algorithm} · seed {config.seed} · {path}")
         session = workload.open(config, progress, resolve=not begun)
         if run is None or not begun:
-            run = rundir.create(path, workload, session.config)
+            run = rundir.create(path, workload, session.config, _beginning(run, origin))
         for line in session.describe():
             progress.say(line)
         from innerloop.runs import loop
@@ -51,6 +54,15 @@ def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
             return INTERRUPTED
         _finish(run, session, state, progress, again=False, report=report)
     return 0
+
+
+def _beginning(run: rundir.Run | None, origin: rundir.Run | None) -> rundir.Beginning | None:
+    """The checkpoint with which a run begins that has none of its own yet."""
+    from innerloop.runs import checkpoint
+
+    if origin is None:
+        return None if run is None else run.beginning
+    return rundir.Beginning(*checkpoint.newest_whole(origin.checkpoints))
 
 
 def dry_run(workload: Workload[Any], config: Any) -> None:

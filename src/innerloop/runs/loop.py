@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -106,6 +107,10 @@ def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
     fresh = session.init()
     restored = checkpoint.read_newest(run.checkpoints, fresh, session.settings, progress.say)
     state = fresh if restored is None else restored
+    if restored is None and run.beginning is not None:
+        origin = Path(run.beginning.checkpoint)
+        state = session.begun(checkpoint.read_as(origin, run.beginning.sha256, fresh))
+        progress.say(f"begun from {origin}")
     step = session.step_of(state)
     if restored is not None:
         progress.say(f"continuing after {session.unit} {step:,}")
@@ -173,9 +178,10 @@ def require_finite(values: Mapping[str, float], step: int, saved: int, rates: Ma
 def _diverged(what: str, step: int, saved: int, rates: Mapping[str, float]) -> None:
     kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
     given = " and ".join(f"{flag} {value:g}" for flag, value in rates.items())
-    raise DivergedError(
-        f"Training diverged: {what} at step {step} with {given}; lower one of them in a new --run-dir ({kept})."
-    )
+    mend = "lower one of them in a new --run-dir"
+    if saved:
+        kept += ", from which train ... --from RUN goes on"
+    raise DivergedError(f"Training diverged: {what} at step {step} with {given}; {mend} ({kept}).")
 
 
 class Flag:

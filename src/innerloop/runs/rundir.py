@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -25,6 +25,13 @@ FORMAT = 3
 """Of `config.json`; 3 is the first one that names its workload."""
 
 
+class Beginning(NamedTuple):
+    """A checkpoint of another run with which a run begins, and the SHA-256 of its state."""
+
+    checkpoint: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of a run.
@@ -33,11 +40,13 @@ class Run:
         path: the directory.
         workload: the kind of run.
         config: the resolved configuration that it was started with.
+        beginning: the checkpoint of another run that it goes on from; `None` if it begins with nothing.
     """
 
     path: Path
     workload: Workload[Any]
     config: Any
+    beginning: Beginning | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -178,7 +187,8 @@ def stored(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run | None:
         )
     workload = workloads[str(name)]
     try:
-        return Run(path, workload, codec.decoded(workload.Config, values["config"]))
+        beginning = Beginning(**values["from"]) if "from" in values else None
+        return Run(path, workload, codec.decoded(workload.Config, values["config"]), beginning)
     except (InnerloopError, KeyError) as error:
         raise InnerloopError(f"{file} cannot be read: {error}") from error
 
@@ -197,7 +207,7 @@ def existing(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run:
     return run
 
 
-def create(path: Path, workload: Workload[Any], config: Any) -> Run:
+def create(path: Path, workload: Workload[Any], config: Any, beginning: Beginning | None = None) -> Run:
     """A new run directory, holding its configuration and environment."""
     path.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -209,8 +219,20 @@ def create(path: Path, workload: Workload[Any], config: Any) -> Run:
     }
     sealed.write(path / "environment.json", environment)
     values = {"format": FORMAT, "workload": workload.name, "config": codec.encoded(config)}
-    sealed.write(path / "config.json", values)
-    return Run(path, workload, config)
+    sealed.write(path / "config.json", values if beginning is None else values | {"from": beginning._asdict()})
+    return Run(path, workload, config, beginning)
+
+
+def require_origin(run: Run, origin: Run) -> None:
+    """Refuse to go on with a run that did not begin from the one that is asked for.
+
+    Raises:
+        InnerloopError: naming both.
+    """
+    begun = None if run.beginning is None else Path(run.beginning.checkpoint).parents[1]
+    if begun != origin.path.resolve():
+        how = "with nothing" if begun is None else f"from {begun}"
+        raise InnerloopError(f"{run.path} began {how}, not from {origin.path}; choose another --run-dir.")
 
 
 def continued(run: Run, config: Any) -> Any:
