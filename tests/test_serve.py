@@ -202,7 +202,7 @@ def test_kept_tasks_are_bounded_in_bytes():
     )
     for number in range(10):
         service._keep(str(number), task_of)
-    assert list(service._tasks) == ["7", "8", "9"]
+    assert list(service._tasks) == ["8", "9"]
 
 
 def test_small_requests_do_not_wait_while_a_new_shape_is_compiled():

@@ -1,6 +1,7 @@
 """A run directory: all that one run was and gave, and the lock that keeps a second process out of it."""
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -104,16 +105,21 @@ class Run:
             InnerloopError: if there are none.
         """
         try:
-            return load((self.path / "scores.safetensors").read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
+            content = (self.path / "scores.safetensors").read_bytes()
+            if (self.result() or {}).get("scores_sha256") != hashlib.sha256(content).hexdigest():
+                raise ValueError
+            return load(content)
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise InnerloopError(
-                f"{self.path} holds no scores of single tasks; give: innerloop evaluate {self.path}"
+                f"{self.path} holds no scores of single tasks, or damaged ones; give: innerloop evaluate {self.path}"
             ) from error
 
     def write_result(self, values: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> None:
         """Keep an evaluation."""
-        write_bytes(self.path / "scores.safetensors", save({name: np.asarray(array) for name, array in scores.items()}))
-        sealed.write(self.path / "evaluation.json", values)
+        content = save({name: np.asarray(array) for name, array in scores.items()})
+        write_bytes(self.path / "scores.safetensors", content)
+        checksum = {"scores_sha256": hashlib.sha256(content).hexdigest()}
+        sealed.write(self.path / "evaluation.json", {**values, **checksum})
 
     def costs(self) -> dict[str, Any]:
         """What compiling and a meta-step took; empty if that was not kept."""

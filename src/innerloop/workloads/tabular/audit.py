@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from innerloop.errors import InnerloopError
+from innerloop.tabular.prepare import split_images
 from innerloop.tabular.rows import Rows, split, usable
 from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
@@ -46,7 +48,7 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
 def findings_of(config: Config, rows: Rows) -> list[Finding]:
     """All that is to be said of the rows."""
     if rows.image:
-        return [*_sizes(rows), *_twice(config, rows)]
+        return [*_sizes(rows), *_classes(config, rows), *_twice(config, rows)]
     return [
         *_sizes(rows),
         *_unusable(rows),
@@ -80,6 +82,15 @@ def _sizes(rows: Rows) -> list[Finding]:
         possible = int(np.count_nonzero(fewest > shots))
         lines.append(Finding(f"{possible:,} tasks have more than {shots} rows of every class of theirs"))
     return lines
+
+
+def _classes(config: Config, rows: Rows) -> list[Finding]:
+    """Whether images can be split as training splits them."""
+    try:
+        split_images(rows, config.seed, config.ways)
+    except InnerloopError as error:
+        return [Finding(str(error), True)]
+    return []
 
 
 def _unusable(rows: Rows) -> list[Finding]:

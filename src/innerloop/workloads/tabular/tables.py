@@ -19,6 +19,7 @@ Arrow: TypeAlias = Any
 
 BLOCK = 2**16
 """Rows that are read at a time."""
+MOST_COLUMNS = 20_000
 MOSTLY = 0.5
 """A column of a CSV file with a larger share of numbers is one of numbers, and a text in it a mistake."""
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
@@ -92,7 +93,9 @@ class Table:
             if self.format == "parquet":
                 parquet = require("pyarrow.parquet", "tabular", "Reading tables")
                 with parquet.ParquetFile(self.path) as file:
-                    yield from file.iter_batches(batch_size=BLOCK, columns=names)
+                    for batch in file.iter_batches(batch_size=BLOCK, columns=names):
+                        batch.validate(full=True)  # texts that are no UTF-8 fail here, not where they are read
+                        yield batch
             else:
                 with self._csv() as reader:
                     for batch in reader:
@@ -115,6 +118,9 @@ class Table:
         parquet = require("pyarrow.parquet", "tabular", "Reading tables")
         with parquet.ParquetFile(self.path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+        if len(set(schema.names)) < len(schema.names):
+            twice = next(name for name in schema.names if schema.names.count(name) > 1)
+            raise InnerloopError(f"{self.path} has two columns of the name {twice!r}; rename one.")
         columns = {field.name: self._column_of(field) for field in schema}
         for name, column in columns.items():
             if column.kind == "list" and not column.width:
@@ -155,6 +161,11 @@ class Table:
         with self.path.open("rb") as file:
             head = file.readline()
         delimiter = max(b",;\t", key=lambda each: head.count(bytes([each])))
+        if head.count(bytes([delimiter])) >= MOST_COLUMNS:
+            raise InnerloopError(
+                f"{self.path} has more than {MOST_COLUMNS:,} columns; put numbers that belong together into one, as "
+                "lists: [0.5, 1, 2]."
+            )
         read = csv.ReadOptions(block_size=2**24)
         parse = csv.ParseOptions(delimiter=chr(delimiter), newlines_in_values=True)
         with csv.open_csv(self.path, read_options=read, parse_options=parse) as reader:
@@ -183,15 +194,16 @@ class _Readable:
     """Says in one sentence what pyarrow says of a file that it cannot read."""
 
     def __init__(self, path: Path, form: str, arrow: Arrow):
-        self._path, self._form, self._errors = path, form, arrow.ArrowInvalid
+        self._path, self._form = path, form
+        self._errors = (arrow.ArrowException, OSError, UnicodeError, OverflowError)
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, InnerloopError) or not isinstance(error, (self._errors, UnicodeDecodeError)):
+        if isinstance(error, InnerloopError) or not isinstance(error, self._errors):
             return
-        said = str(error).splitlines()[0].rstrip(".")
+        said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise InnerloopError(f"{self._path} cannot be read as {self._form.upper()}: {said}.") from error
 
 
@@ -327,5 +339,5 @@ def _listed(text: str) -> list[float] | None:
     try:
         values = json.loads(text)
         return [float(each) for each in values]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
