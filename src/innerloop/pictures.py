@@ -106,6 +106,7 @@ def opened(image: Any, file: Any, *, formats: Sequence[str] = FORMATS, name: str
         InnerloopError: if it is none, or larger than any that is read.
     """
     name = name or (str(file) if isinstance(file, Path | str) else "What was sent")
+    picture = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of a size that is refused below, or of odd metadata
@@ -115,6 +116,8 @@ def opened(image: Any, file: Any, *, formats: Sequence[str] = FORMATS, name: str
                 raise ValueError(f"{width}x{height} pixels, more than the {MOST_PIXELS:,} that are read")
             picture.load()
     except Exception as error:  # its decoders meet damaged files with whatever Python raises
+        if picture is not None:
+            picture.close()
         why = " ".join(str(error).split()) or type(error).__name__
         raise InnerloopError(f"{name} cannot be read as an image ({why[:300]}); mend or remove it.") from error
     return picture

@@ -23,6 +23,9 @@ from innerloop.runs.rundir import line_of as line_of_record
 from innerloop.runs.skips import Skips
 from innerloop.runs.workload import Session, StepInfo
 
+MOST_PAUSED = 0.02
+"""The share of the time that checkpoints may take."""
+
 
 class DivergedError(InnerloopError):
     """The numbers of a training are no longer numbers."""
@@ -65,7 +68,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     state = _resumed(run, session, progress)
     log = session.config.log
     done = saved = session.step_of(state)
-    saved_at, first = time.monotonic(), True
+    saved_at, first, pause = time.monotonic(), True, 0.0
     pace = Pace(done, session.tasks_per_step)
     skips = Skips(run, session, progress)
     loggers = Loggers(log.to, progress.say)
@@ -88,10 +91,13 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                     loggers.log(done, values)
                 last = done >= info.total
                 progress.update(line_of(info, session.unit, pace), last=last)
-                due = time.monotonic() - saved_at >= log.checkpoint_seconds and not skips.in_a_row
+                waited = time.monotonic() - saved_at
+                due = waited >= interval(log.checkpoint_seconds, pause) and not skips.in_a_row
                 if asked or last or due:
+                    began = time.monotonic()
                     save(run, session, info, saved)
                     saved_at, saved = time.monotonic(), done
+                    pause = saved_at - began
                 if asked:
                     raise InterruptedTraining
             if done > saved:  # it ended earlier than it might have
@@ -118,6 +124,20 @@ def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
     if damaged:
         progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
     return state
+
+
+def interval(asked: float, pause: float) -> float:
+    """Seconds between checkpoints: what was asked for, but so many that their pauses stay below a share of the time.
+
+    Args:
+        asked: seconds; 0 for a checkpoint wherever there may be one, whatever that takes.
+        pause: seconds that the one before took.
+
+    Example:
+        >>> interval(30.0, 0.5), interval(30.0, 2.0), interval(0.0, 2.0)
+        (30.0, 100.0, 0.0)
+    """
+    return max(asked, pause / MOST_PAUSED) if asked else 0.0
 
 
 def save(run: Run, session: Session[Any], info: StepInfo, saved: int) -> None:
