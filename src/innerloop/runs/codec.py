@@ -8,6 +8,7 @@ that what is read from a file and what is given on the command line is refused b
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -214,7 +215,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return _dataclass(hint, value, f"{name}.")
     elif hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            with suppress(OverflowError):  # a number of hundreds of digits is refused below
+                return float(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise _UnfitError(f"{name} is {value!r}")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from innerloop.errors import InnerloopError
 
@@ -23,7 +23,9 @@ class Progress:
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
         self._lost = False
-        self._live = is_terminal(self._stream)
+        self._live = False
+        with suppress(ValueError):  # a closed stream is no terminal
+            self._live = self._stream.isatty()
         self._line_open = False
         self._last_plain = -PLAIN_SECONDS
 
@@ -70,16 +72,8 @@ class Progress:
             discard(self._stream)
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream is one; a closed one is not."""
-    try:
-        return stream.isatty()
-    except ValueError:
-        return False
-
-
-def discard(stream: TextIO) -> None:
-    """Send what is still buffered in a stream, and what will be written to it, nowhere."""
+def discard(stream: Any) -> None:
+    """Send what is still buffered in a text stream, and what will be written to it, nowhere."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -187,11 +187,11 @@ def stored(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run | None:
             f"this version reads {FORMAT}); finish it with that version, or train anew in another --run-dir."
         )
     name = values.get("workload")
-    if name not in workloads:
+    if not isinstance(name, str) or name not in workloads:
         raise InnerloopError(
             f"{path} is a run of the kind {name!r}, not {' or '.join(workloads)}; choose another --run-dir."
         )
-    workload = workloads[str(name)]
+    workload = workloads[name]
     try:
         beginning = Beginning(**values["from"]) if "from" in values else None
         return Run(path, workload, codec.decoded(workload.Config, values["config"]), beginning)

@@ -127,3 +127,29 @@ def test_folders_of_images_are_learned_from_and_adapted_to(tmp_path, monkeypatch
     assert cli.run(["adapt", "run", "--support=support", "--query=support"]) == 0
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert [line.split(",")[1:3] for line in lines[1:]] == [["a/x.png", "a"], ["b/x.png", "b"], ["c/x.png", "c"]]
+
+
+def test_a_run_goes_on_where_its_table_has_moved_and_from_another_directory(shops, tmp_path, monkeypatch, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (shops / "shops.csv").rename(elsewhere / "moved.csv")
+    assert cli.run(["resume", str(shops / "run")]) == 2
+    assert "If it was moved, say where it is: --data FILE." in capsys.readouterr().err
+    monkeypatch.chdir(elsewhere)
+    assert cli.run(["resume", str(shops / "run"), "--data", "moved.csv"]) == 0
+    text = (elsewhere / "moved.csv").read_text()
+    (elsewhere / "moved.csv").write_text(text.replace("yes", "perhaps"))
+    assert cli.run(["resume", str(shops / "run"), "--data", "moved.csv"]) == 2
+    assert "belongs to another configuration: it was written with data" in capsys.readouterr().err
+    assert cli.run(["resume", "nowhere", "--data"]) == 2
+
+
+def test_predictions_never_replace_what_they_are_made_of(shops, capsys):
+    (shops / "query.csv").symlink_to(shops / "shops.csv")
+    before = (shops / "shops.csv").read_bytes()
+    for out in ("shops.csv", "./shops.csv", "query.csv"):
+        given = ["--support", "shops.csv", "--query", "query.csv", f"--out={out}"]
+        assert cli.run(["adapt", "run", *given]) == 2
+        assert "reads and which would be lost; choose another --out" in capsys.readouterr().err
+    assert cli.run(["adapt", "run", "--support=shops.csv", "--query=query.csv", "--out=run/config.json"]) == 2
+    assert (shops / "shops.csv").read_bytes() == before
