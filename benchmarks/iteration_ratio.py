@@ -1,10 +1,11 @@
 """The time of a meta-iteration, before against after, in one run on one machine: what a change of code or recipe saves.
 
-    python -m benchmarks.iteration_ratio --before TREE [--rounds 5] [RECIPE ...]
+    python -m benchmarks.iteration_ratio --before TREE [--rounds 5] [--also FIELD=VALUE] [RECIPE ...]
 
 TREE is another checkout, for example of `git worktree add --detach TREE COMMIT`. Each recipe is built twice, as that
 tree has it and as this one does, in two processes that then take turns: one iteration here, one there, each from the
-same first state, simulator and all. What is kept is the median of the rounds' ratios, which other work on the machine
+same first state, simulator and all. With `--also`, a third process has this tree with a field of the outer update
+changed, such as `curvature_every=4`. What is kept is the median of the rounds' ratios, which other work on the machine
 shifts less than the seconds. Written to benchmarks/results/iteration-ratio.json, recipe by recipe, and by
 `make results` into docs/rl-measured.md.
 """
@@ -27,7 +28,7 @@ RECIPES = ("rl-navigation-2d", "rl-cheetah-direction", "rl-cheetah-velocity", "r
 
 # Runs in either tree: before 2026-11-25 the program lay in other modules.
 WORKER = """
-import json, sys, time
+import dataclasses, json, sys, time
 import jax
 try:
     from innerloop.runs.machine import commit, set_up
@@ -42,7 +43,11 @@ except ImportError:
     from innerloop.experiment.session import set_up
 said, sys.stdout = sys.stdout, sys.stderr
 set_up()
-experiment = build(configure(sys.argv[1]))
+config = configure(sys.argv[1])
+if sys.argv[2:]:
+    name, value = sys.argv[2].split("=")
+    config = dataclasses.replace(config, outer=dataclasses.replace(config.outer, **{name: int(value)}))
+experiment = build(config)
 step, env = experiment.train_step(), experiment.env
 state = experiment.layout.replicate(training.initial_state(experiment))
 jax.block_until_ready(step(state))
@@ -60,9 +65,9 @@ for _ in sys.stdin:
 class Tree:
     """A recipe in a process of its own, with the library of one tree."""
 
-    def __init__(self, tree: Path, recipe: str):
+    def __init__(self, tree: Path, recipe: str, change: str = ""):
         environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
-        command = [sys.executable, "-c", WORKER, recipe]
+        command = [sys.executable, "-c", WORKER, recipe, *([change] if change else [])]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tree
         )
@@ -89,18 +94,24 @@ class Tree:
         return json.loads(line)
 
 
-def compare(before: Path, recipe: str, rounds: int) -> dict[str, Any]:
-    """Both trees by turns."""
-    trees = Tree(before, recipe), Tree(ROOT, recipe)
-    measured: list[list[dict[str, float]]] = [[], []]
+def compare(before: Path, recipe: str, rounds: int, change: str = "") -> list[dict[str, Any]]:
+    """Both trees by turns, and this one with a change; each against the tree before."""
+    trees = [Tree(before, recipe), Tree(ROOT, recipe), *([Tree(ROOT, recipe, change)] if change else [])]
+    measured: list[list[dict[str, float]]] = [[] for _ in trees]
     for _ in range(rounds):
         for kept, tree in zip(measured, trees, strict=True):
             kept.append(tree.iteration())
     for tree in trees:
         tree.close()
+    commits = [tree.commit for tree in trees]
+    return [row([measured[0], measured[at]], [commits[0], commits[at]]) for at in range(1, len(trees))]
+
+
+def row(measured: list[list[dict[str, float]]], commits: list[str | None]) -> dict[str, Any]:
+    """One tree against another."""
     ratios = [after["seconds"] / before["seconds"] for before, after in zip(*measured, strict=True)]
     return {
-        "commits": [tree.commit for tree in trees],
+        "commits": commits,
         "seconds": [statistics.median(each["seconds"] for each in kept) for kept in measured],
         "outside_of_simulator": [
             statistics.median(1 - each["simulator"] / each["seconds"] for each in kept) for kept in measured
@@ -115,15 +126,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("recipes", nargs="*", default=RECIPES)
     parser.add_argument("--before", type=Path, required=True, help="another checkout")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--also", default="", help="a field of the outer update, changed in a third process")
     asked = parser.parse_args(arguments)
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": {}}
     for recipe in asked.recipes:
-        row = compare(asked.before.resolve(), recipe, asked.rounds)
-        row["command"] = f"python -m benchmarks.iteration_ratio --before TREE --rounds {asked.rounds} {recipe}"
-        row["environment"] = machine.description()
-        result["rows"][recipe] = row
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"{recipe:<22}{row['ratio']:.2f} of the time: {row['seconds'][0]:.2f} s to {row['seconds'][1]:.2f} s")
+        also = f"--also {asked.also} " if asked.also else ""
+        command = f"python -m benchmarks.iteration_ratio --before TREE --rounds {asked.rounds} {also}{recipe}"
+        names = [recipe, f"{recipe}, {asked.also.replace('_', '-').replace('=', ' ')}"]
+        for name, found in zip(names, compare(asked.before.resolve(), recipe, asked.rounds, asked.also), strict=False):
+            result["rows"][name] = found | {"command": command, "environment": machine.description()}
+            RESULT.write_text(json.dumps(result, indent=1) + "\n")
+            before, after = found["seconds"]
+            print(f"{name:<45}{found['ratio']:.2f} of the time: {before:.2f} s to {after:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Work through the long runs of meta-reinforcement learning, one after the other, beside what else the machine does.
+"""Work through the long runs, one after the other, beside what else the machine does.
 
     python -m benchmarks.queue [--runs DIRECTORY]            work until all is done, or until Ctrl-C
     python -m benchmarks.queue [--runs DIRECTORY] --status   what is left, and about how long it takes
+    python -m benchmarks.queue --rows 'omniglot-20way-*'     of these rows alone; 'rl-*' are those of reinforcement
 
 A row is a recipe with a seed and flags. A run directory outlives a stop: the next start goes on where it was. What is
 finished is kept under benchmarks/results/ by `benchmarks.record`. The queue has the lowest priority, and there is one
@@ -11,6 +12,7 @@ on a machine: a second says so and leaves. Exit status 0: all done; 1: a row fai
 
 import argparse
 import fcntl
+import fnmatch
 import json
 import os
 import signal
@@ -42,7 +44,8 @@ class Row(NamedTuple):
         iterations: after how many it is done.
         seed: its seed.
         flags: further flags of `innerloop train`.
-        label: distinguishes rows of the same recipe and seed.
+        label: distinguishes rows of the same recipe, algorithm and seed.
+        algorithm: the row of the table of algorithms; the recipe's own if empty.
     """
 
     recipe: str
@@ -50,22 +53,75 @@ class Row(NamedTuple):
     seed: int = 0
     flags: tuple[str, ...] = ()
     label: str = ""
+    algorithm: str = ""
 
     @property
     def name(self) -> str:
         """The name of its run directory and result."""
-        return "-".join(part for part in (self.recipe, self.label, f"seed{self.seed}") if part)
+        return "-".join(part for part in (self.recipe, self.algorithm, self.label, f"seed{self.seed}") if part)
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether it ends where validation gets no better."""
+        return any(flag.startswith("--log.patience") for flag in self.flags)
 
     def command(self, runs: Path) -> list[str]:
         """What trains, evaluates and reports it, from wherever it stands."""
         places = [f"--seed={self.seed}", f"--outer.iterations={self.iterations}", f"--run-dir={runs / self.name}"]
-        return [sys.executable, "-m", "innerloop", "train", self.recipe, *self.flags, *places]
+        algorithm = [f"--algorithm={self.algorithm}"] if self.algorithm else []
+        return [sys.executable, "-m", "innerloop", "train", self.recipe, *algorithm, *self.flags, *places]
 
 
 # Baselines do not depend on what was trained but for the seed: the first seed of a recipe has them. The oracle is
 # trained until it is one: the paper's 1,000 iterations on cheetahs, 2,000 on ants.
 ALONE = ("--evaluation.no-baselines",)
-ROWS = (
+# The published schedule of all supervised rows is 60,000 meta-steps, and validation may end it.
+SCHEDULE = 60_000
+PATIENT = ("--log.patience=20",)
+TOGETHER = ("--evaluation.ensemble=5", *PATIENT)
+SUPERVISED = (
+    Row("omniglot-5way-1shot", SCHEDULE, 0, TOGETHER, algorithm="fomaml"),
+    Row("omniglot-5way-5shot", SCHEDULE, 0, TOGETHER),
+    *(Row("omniglot-20way-1shot", SCHEDULE, 0, TOGETHER, algorithm=each) for each in ("maml++", "fomaml", "")),
+    *(Row("omniglot-20way-5shot", SCHEDULE, 0, TOGETHER, algorithm=each) for each in ("maml++", "")),
+    *(
+        Row(f"miniimagenet-5way-{shots}shot", SCHEDULE, 0, TOGETHER, algorithm=each)
+        for shots in (1, 5)
+        for each in ("fomaml", "")
+    ),
+)
+AS_PUBLISHED = (
+    Row("omniglot-5way-1shot", 100_000, 0, ("--published", *PATIENT), "published", "reptile"),
+    Row("omniglot-5way-1shot", 20_000, 0, ("--published", *PATIENT), "published", "imaml"),
+    Row("omniglot-5way-1shot", SCHEDULE, 0, ("--published", *PATIENT), "published", "meta-sgd"),
+    Row("omniglot-5way-1shot", SCHEDULE, 0, ("--published", *PATIENT), "published", "boil"),
+    Row("omniglot-20way-1shot", SCHEDULE, 0, PATIENT, algorithm="anil"),
+)
+# What a user should take at 20 ways is found on validation tasks: each for a twentieth of the schedule, which its
+# annealing and its cosine know of.
+SEARCHED = 3_000
+RATES_AT_TWENTY = (0.1, 0.5, 2.0)
+TWENTY_WAYS = (
+    *(
+        Row(
+            "omniglot-20way-1shot",
+            SEARCHED,
+            0,
+            (f"--inner.learning-rate={rate}", "--evaluation.no-baselines", *flags),
+            "-".join(part for part in ("short", f"rate{rate:g}", *(flag.split("=")[1] for flag in flags)) if part),
+            algorithm,
+        )
+        for rate in RATES_AT_TWENTY
+        for algorithm, flags in (
+            ("", ()),
+            ("", ("--outer.schedule=cosine",)),
+            ("maml+da", ()),
+            ("maml+da", ("--outer.schedule=cosine",)),
+            ("fomaml", ()),
+        )
+    ),
+)
+REINFORCEMENT = (
     *(Row("rl-navigation-2d", 100, seed) for seed in range(3)),
     *(Row("rl-cheetah-direction", 100, seed, ALONE) for seed in range(3)),
     Row("rl-cheetah-velocity", 475, 0, ALONE),
@@ -76,6 +132,9 @@ ROWS = (
     Row("rl-ant-velocity", 1, 0, ("--evaluation.baseline-iterations=2000",), "baselines"),
     Row("rl-ant-direction", 1, 0, ("--evaluation.baseline-iterations=2000",), "baselines"),
 )
+
+
+ROWS = (*REINFORCEMENT, *SUPERVISED, *AS_PUBLISHED, *TWENTY_WAYS)
 
 
 class Standing(NamedTuple):
@@ -96,21 +155,33 @@ class Standing(NamedTuple):
 
 def standing(row: Row, runs: Path, results: Path) -> Standing:
     """Where a row stands, from the files of its run alone."""
-    records = [line for line in _lines(runs / row.name / "metrics.jsonl") if "seconds" in line]
+    records = _lines(runs / row.name / "metrics.jsonl")
     done = max((line["step"] for line in records), default=0)
     evaluation = _read(runs / row.name / "evaluation.json")
-    evaluated = evaluation.get("meta_steps") == row.iterations
+    evaluated = evaluation.get("meta_steps") in ((row.iterations, done) if row.may_end_early else (row.iterations,))
     kept = _read(results / f"{row.name}.json")
     started = _read(runs / row.name / "environment.json").get("started")
     recorded = evaluated and started is not None and kept.get("environment", {}).get("started") == started
-    seconds = statistics.median(line["seconds"] for line in records) if records else None
-    return Standing(done, evaluated, recorded, seconds)
+    return Standing(done, evaluated, recorded, _pace(records, _read(runs / row.name / "config.json")))
+
+
+def _pace(records: Sequence[dict[str, Any]], stored: dict[str, Any]) -> float | None:
+    """Seconds of an iteration, the median; `None` before the first."""
+    tasks = stored.get("config", {}).get("outer", {}).get("meta_batch")
+    found = [line["seconds"] for line in records if "seconds" in line]
+    if not found and tasks:
+        found = [tasks / line["tasks_per_second"] for line in records if line.get("tasks_per_second")]
+    return statistics.median(found) if found else None
 
 
 def status(rows: Sequence[Row], runs: Path, results: Path) -> list[str]:
     """What is left and roughly how long it takes, in lines."""
     standings = [standing(row, runs, results) for row in rows]
-    pace = {row.recipe: at.seconds for row, at in zip(rows, standings, strict=True) if at.seconds is not None}
+    pace = {
+        (row.recipe, row.algorithm): at.seconds
+        for row, at in zip(rows, standings, strict=True)
+        if at.seconds is not None
+    }
     lines, left, unknown = [], 0.0, 0
     for row, at in zip(rows, standings, strict=True):
         if at.recorded:
@@ -118,14 +189,14 @@ def status(rows: Sequence[Row], runs: Path, results: Path) -> list[str]:
         elif at.evaluated:
             said = "to be recorded"
         else:
-            seconds = at.seconds or pace.get(row.recipe)
+            seconds = at.seconds or pace.get((row.recipe, row.algorithm))
             remaining = None if seconds is None else (row.iterations - at.done) * seconds
             left += remaining or 0.0
             unknown += remaining is None
             said = f"{at.done}/{row.iterations} iterations, " + (
                 "not yet timed" if remaining is None else f"about {duration(remaining)} of training left"
             )
-        lines.append(f"{row.name:<40}{said}")
+        lines.append(f"{row.name:<58}{said}")
     more = f", and {unknown} not yet timed" if unknown else ""
     return [*lines, f"{sum(not at.recorded for at in standings)} left: about {duration(left)} of training{more}"]
 
@@ -242,16 +313,21 @@ def lowest_priority() -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.queue", description="Work through the long runs.")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the run directories are")
+    parser.add_argument("--rows", default="*", help="a pattern of the names of the rows that are meant")
     parser.add_argument("--status", action="store_true", help="say what is left, and stop")
     asked = parser.parse_args(arguments)
+    rows = [row for row in ROWS if fnmatch.fnmatch(row.name, asked.rows)]
+    if not rows:
+        print(f"queue: no row is called {asked.rows!r}; --status names them.", file=sys.stderr)
+        return 2
     if asked.status:
-        print("\n".join(status(ROWS, asked.runs, record.RESULTS)))
+        print("\n".join(status(rows, asked.runs, record.RESULTS)))
         return 0
     try:
         with alone():
             require_clean(machine.commit(), str(ROOT))
             lowest_priority()
-            return work(ROWS, asked.runs.resolve(), record.RESULTS)
+            return work(rows, asked.runs.resolve(), record.RESULTS)
     except InnerloopError as error:
         print(f"queue: {error}", file=sys.stderr)
         return 2

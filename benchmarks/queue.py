@@ -1,6 +1,6 @@
-"""Work through the long runs of meta-reinforcement learning: see `benchmarks.longruns`.
+"""Work through the long runs: see `benchmarks.longruns`.
 
-python -m benchmarks.queue [--runs DIRECTORY] [--status]
+python -m benchmarks.queue [--runs DIRECTORY] [--rows PATTERN] [--status]
 """
 
 import importlib.util

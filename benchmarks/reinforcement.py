@@ -1,7 +1,7 @@
 """Write docs/rl-measured.md from benchmarks/results/: no figure in it is typed by hand.
 
-python benchmarks/reinforcement.py          write
-python benchmarks/reinforcement.py --check  exit with 1 if what is written is not up to date
+python -m benchmarks.reinforcement          write, with its pictures
+python -m benchmarks.reinforcement --check  exit with 1 if what is written is not up to date
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import rl_pictures
 from innerloop.core.evaluate import summarise
 from innerloop.runs.progress import duration
 from innerloop.workloads.reinforcement import recipes
@@ -36,8 +37,9 @@ def page() -> str:
             "[measured results](results.md).",
             "",
             *returns_section(),
+            *rl_pictures.section(),
             *(estimator_section(estimators) if estimators else NOT_YET),
-            *(variance_section(variance) if variance else []),
+            *(variance_section(variance, estimators) if variance else []),
             *simulator_section(simulators),
             *(ratio_section(ratios) if ratios else []),
             *iteration_section(iteration),
@@ -139,7 +141,7 @@ def interval_of(seeds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return means.mean(axis=0), quantile * means.std(axis=0, ddof=1) / np.sqrt(len(seeds))
 
 
-def variance_section(result: dict[str, Any]) -> list[str]:
+def variance_section(result: dict[str, Any], returns: dict[str, Any] | None) -> list[str]:
     """How noisy the estimators' meta-gradients are, and how far off."""
     lines = [
         "## Variance and bias of the inner estimators",
@@ -148,14 +150,16 @@ def variance_section(result: dict[str, Any]) -> list[str]:
         f"{result['repeats']} draws of {result['tasks']} tasks x {result['episodes']} episodes, against the mean over "
         f"as many draws of {result['larger']} times the episodes with Loaded DiCE. All in units of its norm; "
         "a bias that is smaller than its noise cannot be told from none. *Through the inner update* is what the "
-        "meta-gradient has beyond the first-order one.",
+        "meta-gradient has beyond the first-order one. *Return* is that of the table above, after the last update.",
         "",
-        "| inner estimator | deviation | bias | noise | through the inner update: deviation | bias | noise |",
-        "|---|---|---|---|---|---|---|",
+        "| inner estimator | deviation | bias | noise | through the inner update: deviation | bias | noise | return |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    trained = returns["returns"].get("Navigation2D", {}) if returns else {}
     for name, row in result["rows"].items():
         cells = [f"{row[part][what]:.2f}" for part in ("whole", "part") for what in ("deviation", "bias", "error")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        last = f"{np.array(trained[name]['returns'])[:, -1].mean():.2f}" if name in trained else ""
+        lines.append(f"| {name} | {' | '.join([*cells, last])} |")
     share = result["rows"]["lvc"]["part"]["deviation"] / result["rows"]["dice"]["part"]["deviation"]
     return [
         *lines,
@@ -287,4 +291,5 @@ def iteration_section(result: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
         sys.exit(int(PAGE.read_text() != page()))
+    rl_pictures.main()
     PAGE.write_text(page())

@@ -30,8 +30,8 @@ def results() -> list[dict[str, Any]]:
 def short_table() -> str:
     """The table of README.md: the final score of each run beside the published one."""
     lines = [
-        "| recipe | algorithm | meta-steps | inner steps | ours | published | training |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | algorithm | meta-steps | inner steps | ours | inductive | published | training |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [row_of(result) for result in results()]
     measured = {result["recipe"] for result in results()}
@@ -41,7 +41,7 @@ def short_table() -> str:
             if not figures:
                 continue
             steps, texts = (" / ".join(each) for each in zip(*((str(f.steps), f.text) for f in figures), strict=True))
-            lines.append(f"| `{name}` | maml | | {steps} | not yet measured | {unit(texts, name)} | |")
+            lines.append(f"| `{name}` | maml | | {steps} | not yet measured | | {unit(texts, name)} | |")
     return "\n".join(lines)
 
 
@@ -57,15 +57,37 @@ def row_of(result: dict[str, Any]) -> str:
     }
     last = len(row["metrics"][evaluation["metric"]]["mean"]) - 1
     steps = sorted(published) or [last]
-    ours = unit(" / ".join(score(evaluation, row, step) for step in steps), result["recipe"])
+    ours, alone = (
+        unit(" / ".join(score(evaluation, each, step) for step in steps), result["recipe"]) if each else ""
+        for each in (row, beside(table, row["method"], "inductive"))
+    )
+    for other in table["rows"]:
+        if other["judge"] == row["judge"] and other["method"].startswith(f"{row['method']}, "):
+            added = unit(score(evaluation, other, steps[-1]), result["recipe"])
+            ours += f"<br>{other['method'].removeprefix(row['method'] + ', ')}: {added}"
     theirs = unit(" / ".join(published[step] for step in steps), result["recipe"]) if published else ""
     machine = result["environment"]["machine"]
     place = cores(machine) if machine["platform"] == "cpu" else machine["devices"][0]
     pace = f"{duration(result['training_seconds'])} on {place} ({speed(result)})"
     return (
-        f"| `{result['recipe']}` seed {result['seed']} | {method(result)} | {result['meta_steps']:,} "
-        f"| {' / '.join(map(str, steps))} | **{ours}** | {theirs} | {pace} |"
+        f"| `{result['recipe']}` seed {result['seed']} | {method(result)} | {of_schedule(result)} "
+        f"| {' / '.join(map(str, steps))} | **{ours}** | {alone} | {theirs} | {pace} |"
     )
+
+
+def beside(table: dict[str, Any], name: str, judge: str) -> dict[str, Any] | None:
+    """The row of a method by another judge, if there is one."""
+    return next((row for row in table["rows"] if row["method"] == name and row["judge"] == judge), None)
+
+
+def of_schedule(result: dict[str, Any]) -> str:
+    """The meta-steps taken, and which share of the recipe's schedule they are where that was not all of it."""
+    recipe, taken = RECIPES[result["recipe"]], result["meta_steps"]
+    settings = (
+        recipe.published_settings(result["algorithm"]) if "--published" in result["environment"]["command"] else {}
+    )
+    planned = settings.get("outer.iterations", recipe.make().outer.iterations)
+    return f"{taken:,}" if taken >= planned else f"{taken:,} of {planned:,} ({100 * taken / planned:.0f} %)"
 
 
 def cores(machine: dict[str, Any]) -> str:
@@ -99,8 +121,9 @@ def page() -> str:
         "# Measured results",
         "",
         "Written by `make results` from `benchmarks/results/`, where each file holds the command, commit, seed, "
-        "versions and machine of its run. Scores are means over 600 test tasks with their 95 % interval; accuracies "
-        "are of the transductive kind unless marked, as the published ones are. Returns are undiscounted, means over "
+        "versions and machine of its run. Scores are means over 600 test tasks with their 95 % interval. Accuracies: "
+        "*ours* is transductive (a task's query images are normalised together), as the published figures are; "
+        "*inductive* classifies each query image alone. Returns are undiscounted, means over "
         "the 40 test tasks of the published results.",
         "",
         short_table(),
@@ -119,14 +142,14 @@ def section(result: dict[str, Any]) -> list[str]:
         "",
         f"`{' '.join(result['environment']['command'])}`, commit {commit}, {machine['processor']} with "
         f"{cores(machine)}, "
-        f"jax {result['environment']['versions']['jax']}; {result['meta_steps']:,} meta-steps in "
+        f"jax {result['environment']['versions']['jax']}; {of_schedule(result)} meta-steps in "
         f"{duration(result['training_seconds'])} ({speed(result)}, median).",
         "",
     ]
     course = [each for each in result["course"] if evaluation["metric"] == "accuracy"]
     if course:
         lines += [
-            "Validation accuracy (transductive, 200 tasks) in the first hour of training: "
+            "Validation accuracy (transductive, 200 tasks) while training: "
             + ", ".join(
                 f"{100 * each['validation/transductive/accuracy']:.1f} % after {each['minutes']:.0f} minutes"
                 for each in course[:: max(len(course) // 6, 1)]

@@ -45,6 +45,7 @@ RULES = {
     ),
     "schedule": lambda: rules.from_optax(optax.sgd(optax.cosine_decay_schedule(0.1, 5))),
     "meta-sgd": lambda: rules.meta_sgd(0.1),
+    "bounded": lambda: rules.bounded(rules.meta_sgd(0.1), growth=0.5),
     "learned-adam": lambda: rules.trainable(
         lambda h: optax.adam(h["rate"], b1=h["decay"], eps_root=1e-8), {"rate": 0.01, "decay": 0.8}
     ),
@@ -171,6 +172,36 @@ def test_an_unsolved_system_and_an_unfinished_inner_loop_are_told():
     _, metrics = implicit(steps=1)
     assert metrics["unsolved"] == 0
     assert metrics["stationarity"] > 0.1
+
+
+def test_a_searched_inner_loop_ends_at_its_minimum_where_a_plain_one_diverges():
+    """A step size of twenty times what gradient descent holds: the search ends at θ*, and the gradient is that of θ*.
+
+    No step may raise the regularised loss, and the trajectory is what was taken.
+    """
+    theta, task, coef = jnp.arange(4.0), quadratic_task(0), 0.7
+    (a, A), (b, B), eye = task.support, task.query, coef * jnp.eye(4)
+    end = jnp.linalg.solve(A + eye, A @ a + coef * theta)
+    expected = coef * jnp.linalg.solve(A + eye, B @ (end - b))
+    steep = rules.sgd(20 * 2 / float(jnp.linalg.eigvalsh(A + eye)[-1]))
+    found = {}
+    for search in (False, True):
+        adjoint = Implicit(coef, ConjugateGradient(10, 1e-12), line_search=search)
+        value = jax.jit(jax.grad(meta_loss(quadratic_loss, rule=steep, steps=300, adjoint=adjoint), has_aux=True))
+        found[search] = value(Meta(theta, ()), task, KEY)
+    assert not relative_error(found[False][0].params, expected) < 1
+    assert relative_error(found[True][0].params, expected) < 1e-8
+    assert found[True][1]["stationarity"] < 1e-8
+    adapted = adapt(
+        quadratic_loss, Meta(theta, ()), task.support, KEY, rule=steep, steps=40, adjoint=adjoint, trajectory=True
+    )
+    path = adapted.trajectory
+    values = jax.vmap(lambda phi: quadratic_loss(phi, task.support, KEY)[0] + coef / 2 * jnp.sum((phi - theta) ** 2))
+    assert (jnp.diff(values(path)) <= 0).all()
+    assert (path[1] == path[0]).all()  # refused
+    np.testing.assert_array_equal(path[-1], adapted.params)
+    plain = jax.vmap(lambda phi: quadratic_loss(phi, task.support, KEY)[0])(path[:-1])
+    np.testing.assert_allclose(adapted.losses, plain, rtol=1e-12)
 
 
 def test_what_implicit_cannot_do_is_refused():
@@ -411,9 +442,9 @@ def test_hessian_vector_product_of_the_meta_loss():
 
 def test_metrics_pass_through_and_carry_no_gradient():
     def loss(params, z):
-        return jnp.sum(params**2), {"size": jnp.sum(params), "count": jnp.int32(3)}
+        return jnp.sum(params**2), (None, {"size": jnp.sum(params), "count": jnp.int32(3)})
 
-    (value, metrics), grad = mixed_value_and_grad(loss)(jnp.ones(2), None)
+    (value, (_, metrics)), grad = mixed_value_and_grad(loss)(jnp.ones(2), None)
     assert (float(value), float(metrics["size"]), int(metrics["count"]), grad.tolist()) == (2.0, 2.0, 3, [2.0, 2.0])
 
 

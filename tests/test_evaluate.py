@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from innerloop import Layout, Meta, Task, evaluate, losses, models, rules, summarise, tasks
+from innerloop import Examples, Layout, Meta, Task, adapt, evaluate, losses, models, rules, summarise, tasks
 from innerloop.core.evaluate import adaptation_curve
 from oracles import adapted, quadratic_loss, quadratic_task
 
@@ -48,3 +48,24 @@ def test_judges_are_named():
     judges = {"a": loss, "b": loss}
     curve = adaptation_curve(loss, Meta(jnp.zeros(2), ()), task, KEY, rule=rules.sgd(0.1), steps=1, query_losses=judges)
     assert set(curve) == {"a/loss", "a/size", "b/loss", "b/size"}
+
+
+def test_an_ensemble_adapts_each_member_and_averages_their_predictions():
+    """Against a Python loop over the members, with statistics of the batch and of the support set."""
+    network = models.convnet((8, 8, 1), 3, filters=2, blocks=2)
+    together, rule = models.ensemble(network, probabilities=True), rules.sgd(0.1)
+    members = [network.init(jax.random.fold_in(KEY, seed)) for seed in range(3)]
+    x, y = jax.random.normal(KEY, (6, 8, 8, 1)), jnp.arange(6) % 3
+    task = Task(Examples(x, y), Examples(x + 0.1, y, reference=x))
+    loss = losses.supervised(network, losses.cross_entropy)
+    ends = [adapt(loss, Meta(one, ()), task.support, KEY, rule=rule, steps=2).params for one in members]
+    stacked = Meta(jax.tree.map(lambda *leaves: jnp.stack(leaves), *members), ())
+    for statistics in ("batch", "support"):
+        judge = losses.supervised(together, losses.cross_entropy, statistics)
+        settings = {"rule": rule, "steps": 2, "query_losses": {"query": judge}, "ensemble": True}
+        curve = jax.jit(partial(adaptation_curve, loss, **settings))(stacked, task, KEY)
+        seen = [network.moments(end, x, None) if statistics == "support" else None for end in ends]
+        outputs = [network.apply(end, task.query.x, moments=at) for end, at in zip(ends, seen, strict=True)]
+        mean = jnp.mean(jax.nn.softmax(jnp.stack(outputs)), axis=0)
+        expected = -jnp.mean(jnp.log(jnp.take_along_axis(mean, y[:, None], axis=1)))
+        np.testing.assert_allclose(curve["query/loss"][-1], expected, rtol=1e-4)

@@ -147,6 +147,55 @@ def test_counting_counts_and_learns_nothing_more():
     np.testing.assert_allclose(end["head"]["bias"], -0.3, rtol=1e-6)
 
 
+def bowl(params, batch, key):
+    return 0.5 * jnp.sum(batch * params["w"] ** 2), {}
+
+
+def test_a_bound_on_the_growth_stops_the_inner_loop_that_runs_away():
+    """Curvatures on both sides of what the step size 1 holds: in the steep task no step is longer than the first."""
+    params = {"w": jnp.array([3.0, 4.0])}
+    for curvature in (0.5, 4.0):
+        plain, bounded = (
+            adapt(bowl, Meta(params, ()), jnp.array(curvature), KEY, rule=rule, steps=40, trajectory=True)
+            for rule in (rules.sgd(1.0), rules.bounded(rules.sgd(1.0), growth=1.0))
+        )
+        if curvature < 2:
+            np.testing.assert_array_equal(plain.params["w"], bounded.params["w"])  # bit by bit where it never binds
+        else:
+            assert jnp.linalg.norm(plain.params["w"]) > 1e10
+            taken = jnp.linalg.norm(jnp.diff(bounded.trajectory["w"], axis=0), axis=1)
+            assert taken.max() <= curvature * 5 * (1 + 1e-6)
+
+
+def test_a_bound_on_the_norm_is_the_norm_over_all_leaves():
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    for norm, share in ((2.5, 0.5), (5.5, 1.0)):
+        transform = rules.bounded(rules.sgd(1.0), norm=norm).transform((), 3)
+        update, _ = transform.update(gradient, transform.init(gradient), gradient)
+        same(update, jax.tree.map(lambda g, share=share: -share * g, gradient))
+    huge = {"a": jnp.array([3e30, 4e30])}
+    transform = rules.bounded(rules.sgd(1.0), norm=5.0).transform((), 0)
+    update, _ = transform.update(huge, transform.init(huge), huge)
+    np.testing.assert_allclose(update["a"], [-3.0, -4.0], rtol=1e-6)
+
+
+def test_a_bounded_rule_learns_and_counts_what_it_did_and_has_a_derivative_at_zero():
+    rule = rules.counting(rules.bounded(rules.masked(rules.meta_sgd(0.1), lambda path, _: path.startswith("head/")),
+                                        growth=1.0))  # fmt: skip
+    params = {**PARAMS, "step": jnp.zeros(())}
+    assert rule.init(params)["body"] == {"kernel": None}
+    assert adapt(loss, Meta(params, rule.init(params)), jnp.zeros(1), KEY, rule=rule, steps=3).params["step"] == 3
+    bounded = rules.bounded(rules.sgd(0.1), growth=1.0)
+    end = lambda w: jnp.sum(adapt(bowl, Meta({"w": w}, ()), jnp.array(1.0), KEY, rule=bounded, steps=2).params["w"])  # noqa: E731
+    np.testing.assert_allclose(jax.grad(end)(jnp.zeros(2)), 0.81 * np.ones(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"growth": 1.0, "norm": 1.0}, {"growth": 0.0}, {"norm": float("nan")}])
+def test_a_bound_that_is_none_is_refused(bounds):
+    with pytest.raises(InnerloopError, match=r"one bound|needs a positive number"):
+        rules.bounded(rules.sgd(0.1), **bounds)
+
+
 @pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("make", [rules.sgd, rules.meta_sgd, rules.alfa, rules.meta_curvature])
 def test_a_step_size_that_cannot_be_is_refused(make, rate):

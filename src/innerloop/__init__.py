@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from innerloop.core.algorithms import ALGORITHMS, Algorithm, MetaLearner, algorithm
     from innerloop.core.evaluate import evaluate, summarise
     from innerloop.core.layout import Layout
+    from innerloop.core.lifetime import Lifetime, LifetimeState, lifetimes
     from innerloop.core.metagrad import implicit_diagnostics, meta_loss
-    from innerloop.core.objectives import last_step, multi_step, reptile
+    from innerloop.core.objectives import last_step, multi_step, online, reptile
     from innerloop.core.outer import MetaState, MetaStep, init, meta_gradient, meta_step, repeat, sample_task
     from innerloop.errors import InnerloopError
     from innerloop.exported import load
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
         Adjoint,
         Examples,
         InnerRule,
+        InnerState,
         Loss,
         Meta,
         MetaLoss,
         Objective,
         PerStep,
+        StatefulLoss,
         Task,
         TaskDistribution,
     )
@@ -42,13 +45,15 @@ _HOMES = {
     "core.algorithms": "ALGORITHMS Algorithm MetaLearner algorithm",
     "core.evaluate": "evaluate summarise",
     "core.layout": "Layout",
+    "core.lifetime": "Lifetime LifetimeState lifetimes",
     "core.metagrad": "implicit_diagnostics meta_loss",
-    "core.objectives": "last_step multi_step reptile",
+    "core.objectives": "last_step multi_step online reptile",
     "core.outer": "MetaState MetaStep init meta_gradient meta_step repeat sample_task",
     "errors": "InnerloopError",
     "exported": "load",
     "tabular.estimator": "FewShotClassifier FewShotRegressor TabularMetaLearner",
-    "types": "Adapted Adjoint Examples InnerRule Loss Meta MetaLoss Objective PerStep Task TaskDistribution",
+    "types": "Adapted Adjoint Examples InnerRule InnerState Loss Meta MetaLoss Objective PerStep StatefulLoss "
+    "Task TaskDistribution",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = {

@@ -33,6 +33,9 @@ Step: TypeAlias = int | Int[Array, ""]
 Progress: TypeAlias = float | Float[Array, ""] | None
 """The share of training that is done, from 0 to 1, for what changes over training; `None` where nobody counts."""
 
+State: TypeAlias = PyTree
+"""What a loss hands on to the next inner step beside the parameters; `None` where it hands on nothing."""
+
 Distribution_co = TypeVar("Distribution_co", covariant=True)
 
 
@@ -72,6 +75,30 @@ class Loss(Protocol):
     def __call__(self, params: Params, batch: Batch, key: PRNGKey, /) -> tuple[Scalar, Metrics]: ...
 
 
+class StatefulLoss(NamedTuple):
+    """A loss that hands a state from each inner step to the next: a recurrent state, running statistics, a window.
+
+    Each inner loop starts from `init`, so nothing goes from one task to another. Every leaf keeps its shape and type.
+    Floating-point leaves are differentiated through, others (counters, keys) are carried along.
+
+    Attributes:
+        loss: `(params, batch, key, state) -> (scalar, metrics, state)`.
+        init: `params -> state`, the state before the first inner step; it may be learned, as a leaf of the parameters.
+    """
+
+    loss: Callable[[Params, Batch, PRNGKey, State], tuple[Scalar, Metrics, State]]
+    init: Callable[[Params], State]
+
+
+@runtime_checkable
+class QueryLoss(Protocol):
+    """The loss by which adapted parameters are judged: `state` is the one at the end of the loop unless given."""
+
+    def __call__(
+        self, params: Params, batch: Batch, key: PRNGKey, state: State = None, /
+    ) -> tuple[Scalar, Metrics]: ...
+
+
 class InnerRule(NamedTuple):
     """What one inner update is.
 
@@ -96,6 +123,22 @@ class Meta(NamedTuple):
     rule: RuleParams
 
 
+class InnerState(NamedTuple):
+    """Where an inner loop stands: all that it needs to go on.
+
+    Attributes:
+        params: the adapted leaves, `None` in the place of the others.
+        rule: what the rule keeps from step to step, such as a momentum.
+        state: what the loss hands on, see `StatefulLoss`.
+        step: number of updates made.
+    """
+
+    params: Params
+    rule: PyTree
+    state: State
+    step: Step
+
+
 class Adapted(NamedTuple):
     """The result of an inner loop of `steps` updates.
 
@@ -105,6 +148,8 @@ class Adapted(NamedTuple):
         metrics: support metrics before each update, leaves `[steps, ...]`.
         trajectory: the parameters after 0, 1, ..., `steps` updates, leaves `[steps + 1, ...]`, when asked for.
         diagnostics: what the adjoint tells of the inner loop, by name; `stationarity` under `Implicit`.
+        states: the states of a `StatefulLoss` after 0, 1, ..., `steps` updates, with the trajectory.
+        end: where the loop stands, for `adapt(..., start=)` to go on from; `end.state` is the state at its end.
     """
 
     params: Params
@@ -112,24 +157,27 @@ class Adapted(NamedTuple):
     metrics: Metrics
     trajectory: Params | None = None
     diagnostics: Metrics = {}  # noqa: RUF012 - never changed
+    states: State = None
+    end: InnerState = InnerState(None, None, None, 0)
 
 
-InnerLoss: TypeAlias = Callable[[Params, Any], tuple[Scalar, Metrics]]
-"""`(params, z) -> (loss, metrics)`: the loss of one inner step, with all that it sees beside the parameters in `z`."""
+InnerLoss: TypeAlias = Callable[[Params, Any], tuple[Scalar, tuple[State, Metrics]]]
+"""`(params, z) -> (loss, (state, metrics))`: the loss of one inner step, with all that it sees beside the parameters in
+`z`. The state goes on to the next step and is differentiated through, the metrics are not."""
 
-InnerGradient: TypeAlias = Callable[[Params, Any], tuple[tuple[Scalar, Metrics], Params]]
-"""`(params, z) -> ((loss, metrics), inner gradient)`"""
+InnerGradient: TypeAlias = Callable[[Params, Any], tuple[tuple[Scalar, tuple[State, Metrics]], Params]]
+"""`(params, z) -> ((loss, (state, metrics)), inner gradient)`"""
 
 InnerUpdate: TypeAlias = Callable[[InnerGradient, Any, Any], tuple[Any, tuple[Scalar, Any]]]
 """`(gradient, carry, x) -> (carry, (loss, outputs))`: one inner update, in the manner of `lax.scan`, with any inner
-gradient. The parameters are the first part of the carry, the rule's state is the second."""
+gradient. The parameters are the first part of the carry, the rule's state is the second, the loss's state the third."""
 
 
 class InnerRun(NamedTuple):
     """What an adjoint hands back of an inner loop.
 
     Attributes:
-        carry: parameters and rule's state after the last update.
+        carry: parameters, rule's state and loss's state after the last update.
         losses: the inner loss before each update, `[steps]`.
         outputs: what else the updates put out, leaves `[steps, ...]`.
         diagnostics: what the adjoint tells of the loop, by name. No gradient flows through them.
@@ -151,7 +199,7 @@ class Adjoint(Protocol):
         Args:
             update: one inner update, written against any inner gradient.
             loss: the inner loss whose gradient `update` asks for.
-            carry: the state before the first update: the parameters, and what the rule keeps.
+            carry: the state before the first update: the parameters, what the rule keeps, and what the loss hands on.
             xs: what changes from step to step, leaves `[steps, ...]`.
             progress: the share of training done, for an adjoint that changes over training.
 
@@ -172,7 +220,7 @@ class Objective(NamedTuple):
         needs_progress: whether it changes over training.
     """
 
-    value: Callable[[Loss, Meta, Adapted, Mask, Batch, PRNGKey, Progress], tuple[Scalar, Metrics]]
+    value: Callable[[QueryLoss, Meta, Adapted, Mask, Batch, PRNGKey, Progress], tuple[Scalar, Metrics]]
     trajectory: bool = False
     needs_progress: bool = False
 

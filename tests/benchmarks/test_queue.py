@@ -56,6 +56,30 @@ def test_a_row_has_a_name_and_a_command():
     assert len({row.name for row in queue.ROWS}) == len(queue.ROWS)
 
 
+def test_a_supervised_row_has_an_algorithm_and_a_pace_and_may_end_early(tmp_path):
+    row = queue.Row("omniglot-20way-1shot", 60, 0, ("--log.patience=3",), algorithm="maml++")
+    assert row.name == "omniglot-20way-1shot-maml++-seed0"
+    assert "--algorithm=maml++" in row.command(tmp_path)
+    folder = tmp_path / row.name
+    folder.mkdir()
+    assert queue.standing(row, tmp_path, tmp_path) == queue.Standing(0, False, False, None)
+    (folder / "config.json").write_text(json.dumps({"config": {"outer": {"meta_batch": 16}}}))
+    lines = [{"step": 10 * (i + 1), "tasks_per_second": 8.0} for i in range(3)]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert queue.standing(row, tmp_path, tmp_path) == queue.Standing(30, False, False, 2.0)
+    assert "30/60 iterations, about 1:00" in queue.status([row], tmp_path, tmp_path)[0]
+    (folder / "evaluation.json").write_text(json.dumps({"meta_steps": 30}))
+    assert queue.standing(row, tmp_path, tmp_path).evaluated
+    assert not queue.standing(row._replace(flags=()), tmp_path, tmp_path).evaluated
+
+
+def test_rows_are_chosen_by_a_pattern(tmp_path, capsys):
+    assert queue.main([f"--runs={tmp_path}", "--rows=miniimagenet-*", "--status"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert queue.main([f"--runs={tmp_path}", "--rows=mini", "--status"]) == 2
+    assert "no row is called 'mini'" in capsys.readouterr().err
+
+
 def test_the_status_says_what_is_left_and_how_long(tmp_path):
     rows = [queue.Row("a", 10, seed) for seed in range(4)] + [queue.Row("b", 10)]
     write(tmp_path, rows[0], steps=10, evaluated=True)

@@ -1,6 +1,6 @@
 """One meta-iteration: the updates asked for are taken, the curvature is exact, and every combination of values runs."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.flatten_util
@@ -49,6 +49,18 @@ def test_the_trust_region_moves_everything_and_keeps_its_bound():
     assert state.step == 1
 
 
+def test_the_cap_is_kept_in_training():
+    outer = rl.TrustRegion(divergence="initial", cap=1e-3, curvature_every=4)
+    step = rl.train_step(ENV, POLICY, rule=RULE, num_tasks=3, sampling=FEW, outer=outer)
+    state = rl.init(POLICY.init(KEY), RULE, outer, KEY)
+    for _ in range(3):
+        state, metrics = step(state)
+        assert metrics["accepted"] == 1
+        assert metrics["tries"] > 1
+        assert 0.0005 < metrics["kl"] <= 0.001
+        assert metrics["kl_initial"] < 0.01
+
+
 def test_epochs_with_clipping_penalty_and_exploration_lower_the_loss():
     outer = rl.ppo(optax.adam(1e-3), epochs=3)
     _, state, metrics = run(outer=outer, inner="e-maml", layout=Layout(chunk=2), iterations=2)
@@ -75,9 +87,14 @@ def test_environments_on_the_host():
     assert state.step == 2
 
 
-def experience(steps, policy=POLICY, rule=RULE):
-    meta = Meta(policy.init(KEY), ())
-    collected = train._adaptation(ENV, policy, rule, FEW, steps, ROW, rl.advantages(), Layout())
+def experience(steps):
+    return experience_in(steps, jax.config.jax_enable_x64)
+
+
+@cache
+def experience_in(steps, double):
+    meta = Meta(POLICY.init(KEY), ())
+    collected = train._adaptation(ENV, POLICY, RULE, FEW, steps, ROW, rl.advantages(), Layout())
     return meta, jax.jit(collected)(meta, ENV.tasks.sample(KEY, 3), KEY).experience
 
 
@@ -113,18 +130,18 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
     ("adjoint", "steps", "layout", "settings"),
     [
         (Mixed(), 1, Layout(), {}),
-        (Mixed(), 1, Layout(chunk=1), {"curvature_tasks": 2}),
+        (Mixed(), 1, Layout(chunk=1), {"curvature_tasks": 2, "curvature_every": 2}),
         (Mixed(), 2, Layout(), {"divergence": "initial"}),
-        (Mixed(), 1, Layout(), {"divergence": "initial", "curvature_tasks": 2}),
+        (Mixed(), 1, Layout(), {"divergence": "initial", "curvature_tasks": 2, "curvature_every": 3}),
         pytest.param(Mixed(), 2, Layout(chunk=1), {"recompute": True}, marks=pytest.mark.slow),
         pytest.param(Truncated(1), 2, Layout(chunk=2), {}, marks=pytest.mark.slow),
         (FirstOrder(), 1, Layout(), {}),
     ],
     ids=[
         "mixed",
-        "mixed, of two tasks",
+        "mixed, of two tasks, every second step",
         "initial",
-        "initial, of two tasks",
+        "initial, of two tasks, every third step",
         "mixed, two steps, recomputed",
         "truncated",
         "first order",
@@ -136,11 +153,13 @@ def test_the_curvature_is_the_hessian_of_the_mean_divergence(x64, adjoint, steps
     problem = problem_of(meta, data, outer, steps=steps, adjoint=adjoint, layout=layout)
     vector, back = jax.flatten_util.ravel_pytree(meta)
     product = jax.jit(lambda at, v: jax.flatten_util.ravel_pytree(problem.curvature(at)(back(v)))[0])
-    rows = jax.lax.map(lambda v: product(meta, v), jnp.eye(vector.size)[:4])
+    some_of = jnp.eye(vector.size)[:4]
+    rows = jax.lax.map(lambda v: product(meta, v), some_of)
     some = jax.tree.map(lambda leaf: leaf[: outer.curvature_tasks or None], data)
-    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence))
-    dense = jax.jit(jax.jacfwd(slope))(vector)
-    np.testing.assert_allclose(rows, dense[:4], atol=1e-9)
+    every = outer.curvature_every
+    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence, every))
+    dense = jax.jit(jax.vmap(lambda v: jax.jvp(slope, (vector,), (v,))[1]))(some_of)  # rows of the Hessian
+    np.testing.assert_allclose(rows, dense, atol=1e-9)
     # And the values that the line search goes by are the same divergences.
     near = back(vector + 0.01)
     found = jax.jit(problem.evaluate)(near)
@@ -153,16 +172,17 @@ def problem_of(meta, data, outer, *, steps=1, rule=RULE, adjoint=Mixed(), layout
     return of(jax.tree.map(lambda leaf: None, meta), data, jnp.zeros(3), KEY)
 
 
-def mean_divergence(meta, data, steps, adjoint, which):
-    """Over all steps of all tasks, after adaptation or before."""
+def mean_divergence(meta, data, steps, adjoint, which, every=1):
+    """Over every so-manyth step of all tasks, after adaptation or before."""
     taken, batch = (steps, steps) if which == "adapted" else (0, 0)
 
     def one(task):
         early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], task) for part in (slice(taken), batch))
         params = adapt(ROW.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=taken, adjoint=adjoint).params
-        return (POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight).sum()
+        divergence = POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight
+        return divergence[:, ::every].sum()
 
-    return jax.vmap(one)(data).sum() / data.weight[:, batch].sum()
+    return jax.vmap(one)(data).sum() / data.weight[:, batch, :, ::every].sum()
 
 
 def test_without_inner_updates_both_divergences_are_one(x64):

@@ -116,6 +116,7 @@ def test_the_line_search_takes_the_first_step_that_is_good(x64):
         ({"tries": 0}, "at least one iteration and try"),
         ({"divergence": "final"}, "no divergence 'final'; choose one of: adapted, initial"),
         ({"cap": -1.0}, "cap on the other divergence is -1.0"),
+        ({"curvature_every": 0}, "curvature_every=0 steps; give at least 1"),
         ({"curvature_tasks": -1}, "curvature_tasks=-1 tasks"),
     ],
 )

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from innerloop.errors import InnerloopError
 from innerloop.runs import checkpoint, engine, loop, machine, programs, rundir, sealed
+from innerloop.runs.best import KEPT, Best
 from innerloop.runs.workload import Examined
 from runs import toy
 
@@ -80,6 +81,44 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     last.communicate()
     assert last.returncode == 0
     assert final_state(tmp_path / "run", 400) == final_state(tmp_path / "reference", 400)
+    kept = [
+        {file.name: file.read_bytes() for file in (tmp_path / of / "best").iterdir()} for of in ("run", "reference")
+    ]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == KEPT + 1
+
+
+def test_the_best_on_validation_tasks_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
+    best, said = Best(tmp_path / "best"), []
+    for step, score in enumerate([0.5, 0.9, 0.7, 0.9, 0.1, 0.2, 0.8, 0.3], 1):
+        best.offer(step, {"w": np.full(2, step)}, score)
+    again = Best(tmp_path / "best")
+    found = again.read({"w": np.zeros(2, int)}, said.append)
+    assert [(each.step, each.score, each.learned["w"][0]) for each in found] == [
+        *((2, 0.9, 2), (4, 0.9, 4), (7, 0.8, 7), (3, 0.7, 3), (1, 0.5, 1)),
+    ]
+    assert again.since_best() == 6
+    again.forget_after(3)
+    assert [each.step for each in Best(tmp_path / "best").read({"w": np.zeros(2, int)}, said.append)] == [2, 3, 1]
+    assert again.since_best() == 1
+    assert said == []
+    (tmp_path / "best" / "step-000000002.safetensors").write_bytes(b"")
+    assert [each.step for each in again.read({"w": np.zeros(2, int)}, said.append)] == [3, 1]
+    assert "step-000000002.safetensors is missing or damaged" in said[0]
+
+
+def test_where_validation_gets_no_better_training_ends_for_good(tmp_path, capsys):
+    config = toy.Config(
+        run_dir=str(tmp_path / "run"), iterations=4000, log=toy.Log(patience=3, checkpoint_seconds=99.0)
+    )
+    for _ in range(2):
+        assert engine.train(toy.WORKLOAD, config, report=False) == 0
+        assert "has not got better for 3 validations: training ends here" in capsys.readouterr().out
+        run = rundir.existing(tmp_path / "run", KINDS)
+        step = run.result()["meta_steps"]
+        assert step < 1000
+        assert run.records()[-1]["step"] == step
+        assert Best(run.best).since_best() == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -13,7 +13,7 @@ import numpy as np
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, machine
 from innerloop.runs.codec import Count, Positive, Whole, require_bounds
-from innerloop.runs.fields import Log
+from innerloop.runs.fields import ValidatedLog as Log
 from innerloop.runs.recipe import Recipe
 from innerloop.runs.results import Result, Section, Table, estimate
 from innerloop.runs.workload import Comparable, Examined, StepInfo
@@ -68,12 +68,13 @@ class Session:
             weight = state.weight - self.config.rate * (state.weight - target)
             state = State(weight, state.step + 1, state.key)
             loss = float((weight - self.config.target) ** 2)
-            yield StepInfo(state, done + 1, self.config.iterations, {"loss": loss}, f"loss {loss:.2f}")
+            score = None if (done + 1) % 10 else -loss
+            yield StepInfo(state, done + 1, self.config.iterations, {"loss": loss}, f"loss {loss:.2f}", score=score)
 
     def examined(self, state, step):
         return Examined(state, [], {})
 
-    def evaluate(self, state):
+    def evaluate(self, state, best=()):
         errors = (float(state.weight) - self.config.target + np.arange(4.0)) ** 2
         return Result({"settings": {"tasks": 4}, "error": estimate(errors)._asdict()}, {"error": errors[:, None]})
 

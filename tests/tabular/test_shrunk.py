@@ -10,6 +10,7 @@ from innerloop.tabular import learner as learning
 from innerloop.tabular import shrunk
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Inputs
+from innerloop.types import Task
 
 DESIGN = Design("regression", widths=(8,), start="shrunk", steps=0, targets="global", pooled=1)
 RANDOM = np.random.default_rng(0)
@@ -95,5 +96,25 @@ def test_a_common_head_begins_as_the_ridge_regression_of_all_rows():
 def test_layers_that_the_inner_loop_adapts_are_refused():
     with pytest.raises(InnerloopError, match="adapts the head alone"):
         Design("regression", start="shrunk", adapted=(8,)).require()
-    with pytest.raises(InnerloopError, match="for regression only"):
-        Design(start="shrunk").require()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_a_batch_of_tasks_of_unequal_sizes_has_finite_gradients(size):
+    """Padded tasks, one of them with rows of one class, and amplitudes and features as large as training makes them."""
+    design = Design(widths=(8,), start="shrunk", steps=0)
+    meta = learning.initial(design, (0, 150), 2, jax.random.key(0))
+    meta = with_head(meta, **dict.fromkeys(AMPLITUDES, 30.0)) if size > 1 else meta
+    numbers = size * RANDOM.normal(size=(4, 128, 150)).astype(np.float32)
+    numbers[:, 64:] = numbers[:, :64]  # rows that occur twice: the matrix of their products has no inverse
+    y = jnp.asarray(RANDOM.integers(0, 2, (4, 128)).astype(np.int32)).at[3].set(1)
+    weight = jnp.asarray((np.arange(128) < np.array([[128], [64], [3], [5]])).astype(np.float32))
+    batch = Examples(Inputs(np.zeros((4, 128, 0), np.uint8), numbers), y, weight)
+    loss = learning.learner_loss(design, 2)
+
+    def mean(meta):
+        keys = jax.random.split(jax.random.key(1), 4)
+        return jnp.mean(jax.vmap(lambda task, key: loss(meta, task, key)[0])(Task(batch, batch), keys))
+
+    value, gradient = jax.jit(jax.value_and_grad(mean, allow_int=True))(meta)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient) if leaf.dtype != jax.dtypes.float0)

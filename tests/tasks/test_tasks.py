@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from innerloop import InnerloopError, tasks
+from innerloop import InnerloopError, PerStep, tasks
 from innerloop.tasks.images import distinct
 
 KEY = jax.random.key(0)
@@ -150,3 +150,20 @@ X, Y = labelled()
 def test_what_cannot_be_drawn_is_refused(make, message):
     with pytest.raises(InnerloopError, match=message):
         make()
+
+
+def test_a_minibatch_holds_support_examples_each_once_before_any_again():
+    base = tasks.Sinusoids(6, 3)
+    whole = base.sample(jax.random.split(KEY)[0], 4)
+    task = jax.jit(tasks.Minibatched(base, 4, 3).sample, static_argnums=1)(KEY, 4)
+    assert isinstance(task.support, PerStep)
+    assert task.support.batches.x.shape == (4, 4, 3, 1)
+    np.testing.assert_array_equal(task.query.x, whole.query.x)
+    for half in (slice(0, 2), slice(2, 4)):  # two steps of three are all six
+        seen = np.sort(np.asarray(task.support.batches.x[:, half]).reshape(4, -1))
+        np.testing.assert_array_equal(seen, np.sort(np.asarray(whole.support.x).reshape(4, -1)))
+    order = np.asarray(task.support.batches.x).reshape(4, 2, 6)
+    assert (order[:, 0] != order[:, 1]).any()
+    assert (np.asarray(task.support.batches.y) != np.asarray(whole.support.y[:, None, :3])).any()
+    with pytest.raises(InnerloopError, match="An inner step on 7 support examples"):
+        tasks.Minibatched(base, 2, 7).sample(KEY, 1)

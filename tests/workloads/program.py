@@ -9,6 +9,7 @@ TINY = [
     *("--tasks.shots=3", "--tasks.queries=3", "--network.widths", "4", "--outer.iterations=40", "--outer.meta-batch=2"),
     *("--evaluation.tasks=4", "--evaluation.shots", "5", "--evaluation.queries=4", "--evaluation.steps=2"),
     *("--evaluation.baseline-iterations=3", "--log.every=5", "--log.checkpoint-seconds=0"),
+    "--log.validate-every=0",
     *("--layout.shards=1", "--layout.adjoint=mixed"),  # nothing is left to measure
 ]
 """Settings under which the `demo` recipe takes a second."""

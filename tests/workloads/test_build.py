@@ -12,8 +12,8 @@ import innerloop as il
 from innerloop import ALGORITHMS, Truncated, losses, models, tasks
 from innerloop.runs.codec import changed
 from innerloop.workloads.episodes import recipes, training
-from innerloop.workloads.episodes.build import Data, assemble, build
-from innerloop.workloads.episodes.config import OmniglotTasks
+from innerloop.workloads.episodes.build import Data, assemble, build, require_fitting
+from innerloop.workloads.episodes.config import OmniglotTasks, check
 from innerloop.workloads.episodes.data.omniglot import Labelled
 
 
@@ -125,3 +125,57 @@ def test_a_row_may_be_changed_before_it_is_called():
         replace(recipes.configure("sinusoid"), algorithm="truncated-maml"), TINY | {"variant.exact_steps": 2}
     )
     assert learner.adjoint == build(config, print).algorithm.adjoint
+
+
+def test_reptile_as_published_takes_minibatches_and_adam_and_steps_that_fall():
+    """Against the library: Adam without momentum in a plain loop over the batches, and a step towards where it ends."""
+    config = changed(recipes.configure("sinusoid", "reptile"), TINY | {"layout.chunk": 1})
+    outer = {"outer.optimizer": "sgd", "outer.learning_rate": 0.5, "outer.schedule": "linear", "outer.iterations": 2}
+    inner = {"inner.optimizer": "adam", "inner.batch": 4, "inner.steps": 5, "outer.meta_batch": 1}
+    experiment = build(changed(config, outer | inner), print)
+    state, source = training.initial_state(experiment), experiment.training_tasks()
+    meta = state.meta.params
+    for step, rate in enumerate((0.5, 0.25)):
+        key = jax.random.fold_in(state.key, step)
+        sample_key, _ = jax.random.split(jax.random.fold_in(key, 0))
+        task = jax.tree.map(lambda leaf: leaf[0], source.sample(sample_key, 1))
+        params, second = meta, jax.tree.map(jnp.zeros_like, meta)
+        for t in range(5):
+            batch = jax.tree.map(lambda leaf, t=t: leaf[t], task.support.batches)
+            slope = jax.grad(lambda params, batch=batch: experiment.loss(params, batch, state.key)[0])(params)
+            second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, slope)
+            taken = lambda p, v, g, t=t: p - 0.02 * g / jnp.sqrt(v / (1 - 0.999 ** (t + 1)) + 1e-16)  # noqa: E731
+            params = jax.tree.map(taken, params, second, slope)
+        meta = jax.tree.map(lambda now, end, rate=rate: now + rate * (end - now), meta, params)
+    state, _ = jax.jit(il.repeat(experiment.meta_step()))(state, source, 2)
+    for ours, theirs in zip(jax.tree.leaves(state.meta.params), jax.tree.leaves(meta), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "said"),
+    [
+        ("maml++", {"inner.optimizer": "adam"}, "The inner rule of this algorithm is what makes it what it is"),
+        ("imaml", {"inner.batch": 2}, "needs one support set for all inner steps"),
+        ("joint", {"inner.batch": 2}, "--inner.batch has no effect with --algorithm joint"),
+        ("maml", {"variant.line_search": True}, "--variant.line-search has no effect with --algorithm maml"),
+    ],
+)
+def test_what_an_algorithm_has_no_use_for_is_refused(algorithm, changes, said):
+    with pytest.raises(il.InnerloopError, match=said):
+        require_fitting(changed(recipes.configure("sinusoid", algorithm), changes))
+
+
+def test_the_published_settings_of_every_row_can_be_run():
+    for name, recipe in recipes.RECIPES.items():
+        for algorithm in recipe.published_rows:
+            config = changed(recipes.configure(name, algorithm), recipe.published_settings(algorithm))
+            check(config)
+            require_fitting(config)
+            steps = {each.steps for each in recipe.published if each.method == recipes.METHODS[algorithm]}
+            assert steps <= {config.evaluation.steps}
+
+
+def test_two_bounds_on_the_inner_gradient_are_one_too_many():
+    with pytest.raises(il.InnerloopError, match="exclude each other"):
+        check(changed(recipes.configure("sinusoid"), {"inner.bound_growth": 1.0, "inner.bound_norm": 1.0}))

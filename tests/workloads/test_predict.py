@@ -12,6 +12,7 @@ from innerloop.cli import main as cli
 from innerloop.exported import episodes
 from innerloop.models import NetworkDescription
 from innerloop.pictures import ImageFormat
+from innerloop.runs.codec import changed
 from innerloop.types import Examples, Meta
 from innerloop.workloads.episodes import predict
 from innerloop.workloads.episodes.build import Data, assemble
@@ -30,12 +31,19 @@ def small(recipe, algorithm):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "algorithm"), [*(("omniglot-5way-1shot", row) for row in ROWS), ("sinusoid", "cavia")]
+    ("recipe", "algorithm", "changes"),
+    [
+        *(("omniglot-5way-1shot", row, {}) for row in ROWS),
+        ("sinusoid", "cavia", {}),
+        ("sinusoid", "imaml", {"variant.line_search": True, "inner.learning_rate": 3.0}),
+        ("sinusoid", "reptile", {"inner.optimizer": "adam", "inner.bound_growth": 0.5}),
+        ("sinusoid", "anil", {"inner.bound_norm": 0.01}),
+    ],
 )
-def test_what_is_exported_is_what_was_trained(recipe, algorithm):
+def test_what_is_exported_is_what_was_trained(recipe, algorithm, changes):
     """The same network, rule and inner loss: the same parameters after the same inner steps."""
 
-    config = small(recipe, algorithm)
+    config = changed(small(recipe, algorithm), changes)
     experiment = assemble(config, Data(None))
     params = experiment.model.init(jax.random.key(0))
     meta = Meta(params, experiment.rule.init(params))

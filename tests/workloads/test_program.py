@@ -276,8 +276,16 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 def test_tensorboard(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["train", "demo", "--run-dir=run", *TINY, "--log.to", "tensorboard", "--log.validate-every=4"]) == 0
+    validated = ["--log.validate-every=4", "--evaluation.ensemble=2", "--evaluation.no-baselines"]
+    quick = [each for each in TINY if "validate" not in each]
+    assert cli.run(["train", "demo", "--run-dir=run", *quick, "--log.to", "tensorboard", *validated]) == 0
     (events,) = Path("run/tensorboard").glob("events*")
     assert b"loss_after" in events.read_bytes()
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "validation/query/loss" in line] == [20, 40]
+    evaluation = json.loads(Path("run/evaluation.json").read_text())
+    best = [each["step"] for each in evaluation["best"]]
+    assert sorted(best) == [20, 40]
+    between = ["maml, best on validation"] if best[0] == 20 else []
+    assert [row["method"] for row in evaluation["tables"][0]["rows"]] == ["maml", *between, "maml, 2 best together"]
+    assert f"best validation score is that of meta-step {best[0]}" in " ".join(evaluation["remarks"])

@@ -141,6 +141,7 @@ def test_the_published_settings_are_a_flag_away(capsys):
 
 MISTAKES = {
     "--outer.curvature-tasks=21": "--outer.curvature-tasks is 21, but an iteration has only --outer.meta-batch 20",
+    "--outer.curvature-every=0": "--outer.curvature-every is 0; it must be at least 1",
     "--outer.divergence=final": "final",
     "--outer.cap=-1": "--outer.cap is -1.0",
     "--inner.steps=0": "--inner.steps is 0; it must be at least 1",

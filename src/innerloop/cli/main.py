@@ -186,8 +186,10 @@ def _configured(workload: Workload[Any], name: str, arguments: list[str]) -> Any
     config = workload.configure(name, parse.value_of(arguments, "--algorithm"))
     if PUBLISHED not in arguments:
         return config
-    if not (settings := workload.recipes[name].as_published):
-        raise InnerloopError(f"{name} has no other settings than the published ones; leave out {PUBLISHED}.")
+    if not (settings := workload.recipes[name].published_settings(config.algorithm)):
+        raise InnerloopError(
+            f"{name} has no other settings of {config.algorithm} than the published ones; leave out {PUBLISHED}."
+        )
     return codec.changed(config, settings)
 
 

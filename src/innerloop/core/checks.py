@@ -8,7 +8,21 @@ import numpy as np
 
 from innerloop.core.trees import is_differentiable, path_name
 from innerloop.errors import InnerloopError
-from innerloop.types import Adjoint, Batch, InnerRule, Loss, Meta, Params, PRNGKey
+from innerloop.types import (
+    Adjoint,
+    Batch,
+    InnerRule,
+    InnerState,
+    Loss,
+    Meta,
+    Metrics,
+    Params,
+    PRNGKey,
+    QueryLoss,
+    Scalar,
+    State,
+    StatefulLoss,
+)
 
 
 def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any) -> None:
@@ -48,23 +62,114 @@ def checked(loss: Loss) -> Loss:
         result = loss(params, batch, key)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise InnerloopError(f"The loss must return (scalar, dict of metrics), not {_kind(result)}.")
-        value, metrics = result
-        if not isinstance(metrics, dict):
-            raise InnerloopError(
-                f"The loss must return (scalar, dict of metrics), not {_kind(metrics)} as its metrics."
-            )
-        for name, metric in {"loss": value, **metrics}.items():
-            for leaf in jax.tree.leaves(metric, is_leaf=lambda leaf: leaf is None):
-                if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
-                    raise InnerloopError(f"The loss returned {_kind(leaf)} as its {name!r}; it must be an array.")
-        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise InnerloopError(
-                f"The loss must return a floating-point scalar, not {jnp.result_type(value)}{list(jnp.shape(value))}; "
-                "take its mean over the examples."
-            )
-        return value, metrics
+        _require_values(*result)
+        return result
 
     return checked_loss
+
+
+def checked_with_state(loss: Loss | StatefulLoss) -> StatefulLoss:
+    """The same loss with a state, `None` if it has none, which says in one sentence what it returns that cannot be.
+
+    Raises:
+        InnerloopError: when used, if the state changes its structure, or a leaf its shape or type.
+    """
+    if not isinstance(loss, StatefulLoss):
+        plain = checked(loss)
+        return StatefulLoss(lambda params, batch, key, state: (*plain(params, batch, key), None), lambda params: None)
+
+    def checked_loss(params: Params, batch: Batch, key: PRNGKey, state: State) -> tuple[Any, Any, Any]:
+        result = loss.loss(params, batch, key, state)
+        if not (isinstance(result, tuple) and len(result) == 3):
+            raise InnerloopError(
+                f"The loss of a StatefulLoss must return (scalar, dict of metrics, state), not {_kind(result)}."
+            )
+        value, metrics, after = result
+        _require_values(value, metrics)
+        _require_same_state(state, after)
+        return value, metrics, after
+
+    return StatefulLoss(checked_loss, lambda params: jax.tree.map(_as_array, loss.init(params)))
+
+
+def judged(loss: Loss | StatefulLoss, end: State) -> QueryLoss:
+    """A loss as `(params, batch, key, state) -> (scalar, metrics)`, with the state at the end of the loop by default.
+
+    Raises:
+        InnerloopError: when used, if it needs a state and the inner loss hands on none.
+    """
+    stateful = checked_with_state(loss)
+
+    def query_loss(params: Params, batch: Batch, key: PRNGKey, state: State = None) -> tuple[Scalar, Metrics]:
+        state = end if state is None else state
+        if state is None and isinstance(loss, StatefulLoss):
+            raise InnerloopError(
+                "The query loss needs a state, but the inner loss hands on none; make the inner loss a StatefulLoss."
+            )
+        value, metrics, _ = stateful.loss(params, batch, key, state)
+        return value, metrics
+
+    return query_loss
+
+
+def require_start(start: Any, fast: Params) -> None:
+    """Refuse to go on from what is not the end of an inner loop on these parameters.
+
+    Raises:
+        InnerloopError: naming what was given, or the leaf that differs.
+    """
+    if start is None:
+        return
+    if not isinstance(start, InnerState):
+        raise InnerloopError(f"start must be where another inner loop ended, adapted.end, not {_kind(start)}.")
+    found, wanted = _shapes(start.params), _shapes(fast)
+    if found != wanted:
+        differing = ", ".join(sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)))
+        raise InnerloopError(
+            f"start comes from an inner loop on other parameters than the rule adapts here; these differ: {differing}."
+        )
+
+
+def _require_values(value: Any, metrics: Any) -> None:
+    if not isinstance(metrics, dict):
+        raise InnerloopError(f"The loss must return (scalar, dict of metrics), not {_kind(metrics)} as its metrics.")
+    for name, metric in {"loss": value, **metrics}.items():
+        for leaf in jax.tree.leaves(metric, is_leaf=lambda leaf: leaf is None):
+            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
+                raise InnerloopError(f"The loss returned {_kind(leaf)} as its {name!r}; it must be an array.")
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise InnerloopError(
+            f"The loss must return a floating-point scalar, not {jnp.result_type(value)}{list(jnp.shape(value))}; "
+            "take its mean over the examples."
+        )
+
+
+def _require_same_state(before: State, after: State) -> None:
+    found, wanted = _shapes(after), _shapes(before)
+    if found.keys() != wanted.keys() or jax.tree.structure(before) != jax.tree.structure(after):
+        raise InnerloopError(
+            f"The loss was handed a state with the leaves {', '.join(wanted) or 'none'} and returned one with "
+            f"{', '.join(found) or 'none'}; its structure must stay the same from step to step."
+        )
+    for name, kind in wanted.items():
+        if found[name] != kind:
+            raise InnerloopError(
+                f"The loss was handed a state with {kind} at {name} and returned {found[name]}; shape and type must "
+                "stay the same from step to step."
+            )
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Type and shape of every leaf by its path."""
+    return {
+        path_name(path) or "its leaf": f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _as_array(leaf: Any) -> Any:
+    """An array with a type of its own, which a scan can hand on."""
+    return leaf if isinstance(leaf, jax.Array) and not leaf.weak_type else jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def require_float(fast: Params) -> None:

@@ -10,9 +10,22 @@ from jax import Array, lax
 
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import FirstOrder
+from innerloop.core.checks import judged
 from innerloop.core.layout import Layout, map_over_tasks
 from innerloop.core.outer import sample_task
-from innerloop.types import Adjoint, InnerRule, Loss, Meta, Metrics, Params, PRNGKey, Task, TaskDistribution
+from innerloop.types import (
+    Adjoint,
+    InnerRule,
+    Loss,
+    Meta,
+    Metrics,
+    Params,
+    PRNGKey,
+    State,
+    StatefulLoss,
+    Task,
+    TaskDistribution,
+)
 
 
 class Summary(NamedTuple):
@@ -23,15 +36,16 @@ class Summary(NamedTuple):
 
 
 def adaptation_curve(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     meta: Meta,
     task: Task,
     key: PRNGKey,
     *,
     rule: InnerRule,
     steps: int,
-    query_losses: Mapping[str, Loss],
+    query_losses: Mapping[str, Loss | StatefulLoss],
     adjoint: Adjoint = FirstOrder(),
+    ensemble: bool = False,
 ) -> Metrics:
     """Query losses and metrics of one task after 0, 1, ..., `steps` inner steps.
 
@@ -44,25 +58,36 @@ def adaptation_curve(
         steps: number of inner steps.
         query_losses: the losses to evaluate by, for example one loss with transductive and inductive normalisation.
         adjoint: runs the inner loop; it matters where the inner loop itself depends on it, as that of `Implicit` does.
+        ensemble: whether `meta` is several, along a leading axis of all leaves, each to be adapted on its own; the
+            query losses then see the parameters of all, see `models.ensemble`.
 
     Returns:
         `"<name>/loss"` and `"<name>/<metric>"` for every query loss, each `[steps + 1, ...]`.
     """
     adapt_key, query_key = jax.random.split(key)
-    adapted = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
 
-    def scores_of(params: Params) -> Metrics:
+    def adapted(meta: Meta) -> tuple[Params, State]:
+        run = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
+        return run.trajectory, run.states
+
+    if ensemble:
+        points = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), lax.map(adapted, meta))
+    else:
+        points = adapted(meta)
+
+    def scores_of(point: tuple[Params, State]) -> Metrics:
         scores = {}
+        params, state = point
         for name, query_loss in query_losses.items():
-            value, metrics = query_loss(params, task.query, query_key)
+            value, metrics = judged(query_loss, state)(params, task.query, query_key)
             scores |= {f"{name}/{metric}": number for metric, number in {"loss": value, **metrics}.items()}
         return scores
 
-    return lax.map(scores_of, adapted.trajectory)
+    return lax.map(scores_of, points)
 
 
 def evaluate(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     meta: Meta,
     tasks: TaskDistribution,
     key: PRNGKey,
@@ -70,9 +95,10 @@ def evaluate(
     rule: InnerRule,
     steps: int,
     num_tasks: int = 600,
-    query_losses: Mapping[str, Loss] | None = None,
+    query_losses: Mapping[str, Loss | StatefulLoss] | None = None,
     layout: Layout = Layout(),
     adjoint: Adjoint = FirstOrder(),
+    ensemble: bool = False,
 ) -> dict[str, Array]:
     """Adaptation curves over tasks that the key fixes: the same key gives every method the same tasks.
 
@@ -89,6 +115,7 @@ def evaluate(
         query_losses: the losses to evaluate by; `{"query": loss}` unless given.
         layout: how the tasks are laid out.
         adjoint: runs the inner loop, see `adaptation_curve`.
+        ensemble: whether `meta` is several that predict together, see `adaptation_curve`.
 
     Returns:
         For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`; see `summarise`.
@@ -100,7 +127,15 @@ def evaluate(
         sample_key, task_key = jax.random.split(jax.random.fold_in(key, index))
         task = sample_task(tasks, sample_key)
         return adaptation_curve(
-            loss, meta, task, task_key, rule=rule, steps=steps, query_losses=eval_losses, adjoint=adjoint
+            loss,
+            meta,
+            task,
+            task_key,
+            rule=rule,
+            steps=steps,
+            query_losses=eval_losses,
+            adjoint=adjoint,
+            ensemble=ensemble,
         )
 
     return map_over_tasks(one, layout)((meta, tasks, key), jnp.arange(num_tasks))

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
-from innerloop.types import Examples, Loss, Metrics, Params, PRNGKey, Scalar
+from innerloop.types import Examples, Loss, Metrics, Params, PRNGKey, Scalar, State, StatefulLoss
 
 Criterion: TypeAlias = Callable[[Array, Array], tuple[Array, dict[str, Array]]]
 """`(outputs, targets) -> (loss of each example, metrics of each example)`, all `[examples]`."""
@@ -129,6 +129,49 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
         return value, means
 
     return loss
+
+
+def stateful(model: Model, criterion: Criterion) -> StatefulLoss:
+    r"""The mean of a criterion over a batch of `Examples`, of a network that keeps a state from inner step to step.
+
+    Running statistics, caches, recurrent states: each task starts from the network's own initial state, and query sets
+    see the state at the end of the inner loop. What the network does with it at evaluation is the network's affair: for
+    `meta_loss` and `evaluate`, make a second model that uses running averages and give its loss as the query loss.
+
+    Args:
+        model: a network that keeps a state, from `models.from_nnx`, `models.from_linen` or `models.from_equinox`, or
+            with `Model.kept` of your own.
+        criterion: the loss of each example.
+
+    Raises:
+        InnerloopError: if the model keeps nothing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from innerloop import Examples, losses, models
+        >>> def apply(params, x, total, key):  # predicts from the sum of all inputs so far
+        ...     total = total + jnp.sum(x)
+        ...     return params * total * jnp.ones_like(x), total
+        >>> kept = models.Kept(init=lambda params: 0.0, apply=apply)
+        >>> model = models.from_functions(lambda key: jnp.ones(()), lambda params, x: params * x)._replace(kept=kept)
+        >>> loss = losses.stateful(model, losses.squared_error)
+        >>> batch = Examples(x=jnp.ones((3, 1)), y=jnp.ones((3, 1)))
+        >>> value, metrics, state = loss.loss(jnp.ones(()), batch, jax.random.key(0), loss.init(jnp.ones(())))
+        >>> print(value, state)
+        4.0 3.0
+    """
+    kept = model.kept
+    if kept is None:
+        raise InnerloopError("losses.stateful needs a model that keeps a state; this one has none, use supervised.")
+
+    def loss(params: Params, batch: Examples, key: PRNGKey, state: State) -> tuple[Scalar, Metrics, State]:
+        x, y = _without_padding(batch)
+        outputs, state = kept.apply(params, x, state, key)
+        losses, metrics = criterion(outputs, y)
+        means = {name: _mean(metric, batch.weight) for name, metric in metrics.items()}
+        return _mean(losses, batch.weight), means, state
+
+    return StatefulLoss(loss, kept.init)
 
 
 def track(averages: Any, moments: Any) -> Scalar:

@@ -8,7 +8,7 @@ from jax import lax
 
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import Implicit, Mixed
-from innerloop.core.checks import checked, require_adjoint
+from innerloop.core.checks import checked, judged, require_adjoint
 from innerloop.core.objectives import last_step
 from innerloop.core.trees import merge, split
 from innerloop.errors import InnerloopError
@@ -24,18 +24,20 @@ from innerloop.types import (
     PRNGKey,
     Progress,
     Scalar,
+    State,
+    StatefulLoss,
     Task,
 )
 
 
 def meta_loss(
-    loss: Loss,
+    loss: Loss | StatefulLoss,
     *,
     rule: InnerRule,
     steps: int,
     adjoint: Adjoint = Mixed(),
     objective: Objective = last_step,
-    query_loss: Loss | None = None,
+    query_loss: Loss | StatefulLoss | None = None,
 ) -> MetaLoss:
     r"""The loss of one task after adaptation, as a function of the initialisation.
 
@@ -49,7 +51,8 @@ def meta_loss(
         steps: number of inner updates; 0 gives joint training on the query sets.
         adjoint: how the meta-gradient flows back through the inner loop.
         objective: what is done with the adapted parameters.
-        query_loss: the loss on the query set; `loss` unless given.
+        query_loss: the loss on the query set; `loss` unless given. A `StatefulLoss` sees the state at the end of the
+            inner loop.
 
     Returns:
         `(meta, task, key) -> (scalar, metrics)`. The metrics have `loss_before`, the support loss at the initialisation
@@ -76,7 +79,6 @@ def meta_loss(
         -0.75
     """
     require_adjoint(adjoint)
-    eval_loss = checked(query_loss or loss)
 
     def meta_loss(meta: Meta, task: Task, key: PRNGKey, progress: Progress = None) -> tuple[Scalar, Metrics]:
         if not isinstance(task, Task):
@@ -94,6 +96,7 @@ def meta_loss(
             progress=progress,
         )
         mask = rule.adapts(meta.params)
+        eval_loss = judged(query_loss or loss, adapted.end.state)
         value, after = objective.value(eval_loss, meta, adapted, mask, task.query, query_key, progress)
         metrics = {f"{name}_after": metric for name, metric in after.items()}
         if steps:
@@ -132,8 +135,9 @@ def implicit_diagnostics(
         end, fixed = split(adapted.params, rule.adapts(meta.params))
         cotangent = jax.grad(lambda end: outer(merge(end, fixed), task.query, query_key)[0])(end)
 
-        def at_end(end: Params, key: PRNGKey) -> tuple[Scalar, Metrics]:
-            return inner(merge(end, fixed), task.support, key)
+        def at_end(end: Params, key: PRNGKey) -> tuple[Scalar, tuple[State, Metrics]]:
+            value, metrics = inner(merge(end, fixed), task.support, key)
+            return value, (None, metrics)
 
         solved = adjoint.solved(at_end, end, jax.random.fold_in(adapt_key, steps - 1), cotangent)
         return {"unsolved": jnp.where(solved, 0.0, 1.0), **adapted.diagnostics}

@@ -162,17 +162,25 @@ def meta_step(
             above = jax.tree.map(lambda x, g: x + reach * g, trainable, gradients)
             gradients, _ = gradient((above, *given), jnp.arange(meta_batch))
         norm = optax.tree.norm(gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
-        trained = optax.apply_updates(trainable, updates)
         metrics["gradient_norm"] = norm
-        if skip_nonfinite:
-            usable = jnp.isfinite(norm)
-            before = trainable, state.optimizer
-            trained, optimizer_state = updated_where(usable, (trained, optimizer_state), before)
-            metrics[SKIPPED] = 1.0 - usable
-        return MetaState(merge(trained, constant), optimizer_state, state.step + 1, state.key), metrics
+        if not skip_nonfinite:
+            return moved(state, gradients, optimizer), metrics
+        metrics[SKIPPED] = 1.0 - jnp.isfinite(norm)
+        return moved(state, gradients, optimizer, jnp.isfinite(norm)), metrics
 
     return step
+
+
+def moved(
+    state: MetaState, gradients: Any, optimizer: optax.GradientTransformation, usable: Array | None = None
+) -> MetaState:
+    """The state after a step of the optimiser along a meta-gradient, which counts but moves nothing if not `usable`."""
+    trainable, constant = split(state.meta, differentiable(state.meta))
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
+    after = optax.apply_updates(trainable, updates), optimizer_state
+    if usable is not None:
+        after = updated_where(usable, after, (trainable, state.optimizer))
+    return MetaState(merge(after[0], constant), after[1], state.step + 1, state.key)
 
 
 def finite_tasks(

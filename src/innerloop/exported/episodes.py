@@ -1,9 +1,9 @@
 """A model that was trained on episodes (images, sinusoids): adapted to a task of a user's, without the program."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,67 +11,18 @@ import numpy as np
 import optax
 
 from innerloop import artifacts, models
-from innerloop.artifacts import CONFIG, WEIGHTS, Artifact
+from innerloop.artifacts import Artifact
 from innerloop.core import algorithms, losses
 from innerloop.core.adjoints import Implicit
 from innerloop.core.algorithms import MetaLearner
 from innerloop.errors import InnerloopError
-from innerloop.models import NetworkDescription
+from innerloop.exported.description import Description, card
 from innerloop.pictures import ImageFormat, images_below
 from innerloop.types import Examples, Meta, Params
 
 KIND = "episodes"
 BLOCK = 256
 """Rows that are predicted at once, where each is judged alone."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """All that is needed to rebuild a model and adapt it.
-
-    Attributes:
-        network: the network, before what the algorithm asks of it.
-        task: what is predicted.
-        algorithm: a row of the table of algorithms.
-        inner_rate: the (initial) inner step size.
-        steps: inner steps in training.
-        test_steps: inner steps at adaptation.
-        normalisation: whose statistics normalise a query batch: its own, the support set's, running averages.
-        adapt_normalisation: whether the inner loop adapts scale and shift.
-        context: numbers in CAVIA's context vector.
-        features: numbers in the embedding of a prototypical network.
-        ways: classes of a task.
-        regularisation: of the inner loop of iMAML.
-        image: how images are read; `None` if the inputs are none.
-        facts: data, scores, versions, for the model card.
-    """
-
-    network: NetworkDescription
-    task: Literal["classification", "regression"]
-    algorithm: str = "maml"
-    inner_rate: float = 0.01
-    steps: int = 1
-    test_steps: int = 10
-    normalisation: Literal["none", "transductive", "support", "running"] = "none"
-    adapt_normalisation: bool = False
-    context: int = 0
-    features: int = 0
-    ways: int = 0
-    regularisation: float = 1.0
-    image: ImageFormat | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Description":
-        """From the object that `dataclasses.asdict` gives.
-
-        Raises:
-            KeyError, TypeError: if it is no such object.
-        """
-        known: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__}
-        known["network"] = NetworkDescription.from_json(known["network"])
-        known["image"] = None if known["image"] is None else ImageFormat(**known["image"])
-        return cls(**known)
 
 
 class EpisodesModel:
@@ -258,7 +209,10 @@ def rebuilt(description: Description) -> MetaLearner:
     """The algorithm on the network; its outer half, which nothing here uses, has settings that stand for any."""
     row = algorithms.algorithm(description.algorithm)
     if isinstance(row.adjoint, Implicit):
-        row = row._replace(adjoint=Implicit(description.regularisation))
+        row = row._replace(adjoint=Implicit(description.regularisation, line_search=description.line_search))
+    if description.inner_optimizer == "adam":
+        row = row.with_adam()
+    row = row.bounded(growth=description.bound_growth, norm=description.bound_norm)
     return row(
         models.from_description(description.network),
         losses.squared_error if description.task == "regression" else losses.cross_entropy,
@@ -307,44 +261,3 @@ def from_artifact(stored: Artifact) -> EpisodesModel:
             raise
         raise InnerloopError(f"{stored.folder} is no model of this version of innerloop ({error}).") from error
     return EpisodesModel(description, stored.restored(template))
-
-
-def card(description: Description) -> str:
-    """The model card, as Markdown."""
-    facts, network = description.facts, description.network
-    example = ["x, y: labelled examples of the new task", "task = model.adapt(x, y)", "task.predict(x_query)"]
-    reading = []
-    if description.image is not None:
-        example = ["x = model.read_images(support_files)", "task = model.adapt(x, labels)"]
-        example += ["task.predict(model.read_images(query_files))"]
-        reading = [f"- {description.image.describe()}, scaled to 0..1; `read_images` does so"]
-    what = f"one of up to {description.ways} classes" if description.task == "classification" else "real numbers"
-    normalised = f", normalisation: {description.normalisation}" if network.normalised else ""
-    lines = [
-        f"# {facts.get('name', 'A few-shot model')}",
-        "",
-        f"A {network.kind}, meta-trained with innerloop ({description.algorithm}): adapted to a few labelled examples "
-        f"of a new task, it predicts {what}.",
-        "",
-        "```python",
-        "import innerloop as il",
-        "",
-        'model = il.load("this folder")',
-        *(f"# {example[0]}" if not reading else example[0], *example[1:]),
-        "```",
-        "",
-        "## What it reads, and how it adapts",
-        "",
-        *reading,
-        f"- inputs {list(network.inputs)}, {description.test_steps} inner steps of {description.inner_rate:g} "
-        f"(trained with {description.steps}){normalised}",
-        "",
-        "A task that is unlike those of training gains nothing from what was learned; compare with a model fitted on "
-        "the task alone before relying on it.",
-        "",
-        *(f"- {name}: {value}" for name, value in facts.items() if name != "name"),
-        "",
-        f"`{WEIGHTS}`: all parameters; `{CONFIG}`: the rest as JSON, with checksums. Loading runs no code.",
-        "",
-    ]
-    return "\n".join(lines)

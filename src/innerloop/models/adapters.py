@@ -10,18 +10,19 @@ from jax import Array
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
-from innerloop.models.base import Model
-from innerloop.types import Params, PRNGKey
+from innerloop.models.base import Kept, Model
+from innerloop.types import Params, PRNGKey, State
 
 
 def from_nnx(make: Callable[..., Any], **call: Any) -> Model:
     """A model from a Flax NNX module.
 
-    `nnx.Param` variables are the parameters. Every other variable keeps its initial value: batch statistics are those
-    of the batch at hand as long as the layer computes them (`use_running_average=False`), and averages that a layer
-    writes are dropped, so that nothing leaks from task to task. Every random stream of the module, dropout's above all,
-    is seeded anew from the loss's key, whatever its name; to evaluate query sets without dropout, make a second model
-    with `deterministic=True` and give its loss to `evaluate` as a query loss.
+    `nnx.Param` variables are the parameters. Every other variable (`nnx.BatchStat`, `nnx.Cache`) is what the network
+    keeps: `losses.stateful` hands it from inner step to inner step. In every other loss it has its initial value: batch
+    statistics are those of the batch at hand as long as the layer computes them (`use_running_average=False`), and
+    averages that a layer writes are dropped, so that nothing leaks from task to task. Every random stream of the
+    module, dropout's above all, is seeded anew from the loss's key, whatever its name; to evaluate query sets without
+    dropout, make a second model with `deterministic=True` and give its loss to `evaluate` as a query loss.
 
     Args:
         make: `rngs -> module`, for example `lambda rngs: MyNetwork(rngs=rngs)`; or a class whose `rngs` is a keyword.
@@ -45,33 +46,40 @@ def from_nnx(make: Callable[..., Any], **call: Any) -> Model:
         rngs = nnx.Rngs(params=key, default=jax.random.fold_in(key, 0))
         return make(rngs=rngs) if keyword_only else make(rngs)
 
-    def parts(key: PRNGKey) -> tuple[Any, Any, Any]:
-        return nnx.split(made(key), nnx.Param, ...)
+    def parts(key: PRNGKey) -> tuple[Any, Any, Any, Any]:
+        return nnx.split(made(key), nnx.Param, nnx.RngState, ...)
 
     module = made(jax.random.key(0))
-    graph, template, constants = nnx.split(module, nnx.Param, ...)
+    graph, template, streams_template, constants = nnx.split(module, nnx.Param, nnx.RngState, ...)
     streams = {node.tag for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)}
 
     def init(key: PRNGKey) -> Params:
         return nnx.to_pure_dict(parts(key)[1])
 
-    def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
+    def filled(template: Any, values: Any) -> Any:
         state = jax.tree.map(lambda leaf: leaf, template)
-        nnx.replace_by_pure_dict(state, params)
-        module = nnx.merge(graph, state, constants, copy=True)
+        nnx.replace_by_pure_dict(state, values)
+        return state
+
+    def apply_kept(params: Params, x: Any, kept: State, key: PRNGKey | None) -> tuple[Array, State]:
+        states = filled(template, params), streams_template, filled(constants, kept)
+        module = nnx.merge(graph, *states, copy=True)
         if key is not None:
             seeds = {name: key if name == "default" else _stream_key(key, name) for name in streams}
             nnx.reseed(module, **seeds)
-        return module(x, **call)
+        outputs = module(x, **call)
+        return outputs, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
 
-    return Model(init, apply)
+    return _with_kept(init, apply_kept, nnx.to_pure_dict(constants))
 
 
 def from_linen(module: Any, inputs: Any, **call: Any) -> Model:
     """A model from a Flax Linen module.
 
-    The `params` collection is the parameters. Other collections keep their initial value, and what the module writes to
-    them is dropped. Dropout, and every other random stream that the module asks for, draws from the loss's key.
+    The `params` collection is the parameters. Other collections (`batch_stats`, `cache`) are what the network keeps:
+    `losses.stateful` hands them from inner step to inner step. In every other loss they have their initial value, and
+    what the module writes to them is dropped. Dropout, and every other random stream that the module asks for, draws
+    from the loss's key.
 
     Args:
         module: the module.
@@ -95,53 +103,84 @@ def from_linen(module: Any, inputs: Any, **call: Any) -> Model:
     def init(key: PRNGKey) -> Params:
         return variables(key)["params"]
 
-    def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
+    def apply_kept(params: Params, x: Any, kept: State, key: PRNGKey | None) -> tuple[Array, State]:
         # A stream that is not named here falls back to that of the parameters.
         rngs = None if key is None else {"dropout": key, "params": _stream_key(key, "params")}
-        outputs = module.apply({"params": params, **constants}, x, rngs=rngs, mutable=linen.DenyList("params"), **call)
-        return outputs[0]
+        outputs, written = module.apply(
+            {"params": params, **kept}, x, rngs=rngs, mutable=linen.DenyList("params"), **call
+        )
+        return outputs, {name: written.get(name, value) for name, value in kept.items()}
 
-    return Model(init, apply)
+    return _with_kept(init, apply_kept, constants)
 
 
-def from_equinox(make: Callable[[PRNGKey], Any], *, vectorise: bool = True) -> Model:
+def from_equinox(make: Callable[[PRNGKey], Any], *, vectorise: bool = True, axis_name: str = "batch") -> Model:
     """A model from an Equinox module.
 
     Args:
-        make: `key -> module`, for example `lambda key: eqx.nn.MLP(1, 1, 40, 2, key=key)`.
+        make: `key -> module`, for example `lambda key: eqx.nn.MLP(1, 1, 40, 2, key=key)`; or `key -> (module, state)`
+            of a module that keeps a state, such as `lambda key: eqx.nn.make_with_state(MyNetwork)(key)`, which
+            `losses.stateful` hands from inner step to inner step and every other loss starts anew.
         vectorise: whether the module maps one example, as Equinox modules do, and is to be vmapped over the batch. A
             module that takes `key=` gets one for each example where the loss has a key.
+
+        axis_name: what the module's `eqx.nn.BatchNorm` calls the batch.
 
     Returns:
         A model whose parameters are the module with everything but its floating-point arrays replaced by `None`.
 
     Raises:
-        InnerloopError: if Equinox is not installed, or the module keeps a state of its own.
+        InnerloopError: if Equinox is not installed, or the module keeps a state that `make` does not return.
     """
     eqx = require("equinox", "equinox")
-    example = make(jax.random.key(0))
+    example, *state = _as_tuple(make(jax.random.key(0)))
     nodes = jax.tree.leaves(example, is_leaf=lambda node: isinstance(node, eqx.nn.StateIndex))
-    if isinstance(example, tuple) or any(isinstance(node, eqx.nn.StateIndex) for node in nodes):
+    if not state and any(isinstance(node, eqx.nn.StateIndex) for node in nodes):
         raise InnerloopError(
-            "from_equinox takes modules without a state of their own (eqx.nn.BatchNorm has one); use a layer such as "
-            "eqx.nn.GroupNorm or eqx.nn.LayerNorm in its place."
+            "from_equinox got a module with a state (eqx.nn.BatchNorm has one) and not the state; make both with "
+            "lambda key: eqx.nn.make_with_state(MyNetwork)(key)."
         )
+    if len(state) > 1 or any(not isinstance(part, eqx.nn.State) for part in state):
+        raise InnerloopError("from_equinox takes a function that makes a module, or a pair (module, eqx.nn.State).")
     static = eqx.partition(example, eqx.is_inexact_array)[1]
     takes_key = "key" in signature(type(static).__call__).parameters
+    leaves, structure = jax.tree.flatten(state)
 
     def init(key: PRNGKey) -> Params:
-        return eqx.filter(make(key), eqx.is_inexact_array)
+        return eqx.filter(_as_tuple(make(key))[0], eqx.is_inexact_array)
+
+    def apply_kept(params: Params, x: Any, kept: State, key: PRNGKey | None) -> tuple[Array, State]:
+        module, given = eqx.combine(params, static), jax.tree.unflatten(structure, kept)
+
+        def called(x: Any, key: PRNGKey | None) -> tuple[Array, list[Any]]:
+            outputs = module(x, *given) if key is None else module(x, *given, key=key)
+            return (outputs[0], jax.tree.leaves(outputs[1])) if given else (outputs, [])
+
+        keys = key if takes_key else None
+        if not vectorise:
+            return called(x, keys)
+        if keys is not None:
+            keys = jax.random.split(keys, jax.tree.leaves(x)[0].shape[0])
+        in_axes = (0, None if keys is None else 0)
+        return jax.vmap(called, in_axes, out_axes=(0, None), axis_name=axis_name)(x, keys)
+
+    return _with_kept(init, apply_kept, leaves)
+
+
+def _as_tuple(made: Any) -> tuple[Any, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _with_kept(
+    init: Callable[[PRNGKey], Params], apply_kept: Callable[..., tuple[Array, State]], first: State
+) -> Model:
+    """A model of a network that keeps a state, `first` before its first call, or nothing if that is empty."""
 
     def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
-        module = eqx.combine(params, static)
-        if not (takes_key and key is not None):
-            return jax.vmap(module)(x) if vectorise else module(x)
-        if not vectorise:
-            return module(x, key=key)
-        keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
-        return jax.vmap(lambda example, key: module(example, key=key))(x, keys)
+        return apply_kept(params, x, first, key)[0]
 
-    return Model(init, apply)
+    kept = Kept(lambda params: first, apply_kept) if jax.tree.leaves(first) else None
+    return Model(init, apply, kept=kept)
 
 
 def _stream_key(key: PRNGKey, name: str) -> PRNGKey:

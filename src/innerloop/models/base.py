@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jax import Array
 from jaxtyping import PyTree
 
-from innerloop.types import Params, PRNGKey
+from innerloop.types import Params, PRNGKey, State
 
 
 @runtime_checkable
@@ -18,6 +18,18 @@ class Apply(Protocol):
     ) -> Array: ...
 
 
+class Kept(NamedTuple):
+    """What a network keeps from call to call beside its parameters: running statistics, a cache, a recurrent state.
+
+    Attributes:
+        init: `params -> state`, the state before the first call.
+        apply: `(params, x, state, key) -> (outputs, state)`.
+    """
+
+    init: Callable[[Params], State]
+    apply: Callable[[Params, PyTree[Array], State, PRNGKey | None], tuple[Array, State]]
+
+
 class Model(NamedTuple):
     """A network as pure functions.
 
@@ -27,12 +39,15 @@ class Model(NamedTuple):
         moments: `(params, x, key) -> moments`, the mean and variance that each normalisation layer sees on `x`; `None`
             in a network that has no such layer.
         running: `params -> moments`, the stored averages; `None` in a network that stores none.
+        kept: what the network keeps from call to call, for `losses.stateful`; `apply` starts from its initial value and
+            drops what becomes of it. `None` in a network that keeps nothing.
     """
 
     init: Callable[[PRNGKey], Params]
     apply: Apply
     moments: Callable[[Params, PyTree[Array], PRNGKey | None], Any] | None = None
     running: Callable[[Params], Any] | None = None
+    kept: Kept | None = None
 
 
 def from_functions(init: Callable[[PRNGKey], Params], apply: Callable[[Params, Any], Array]) -> Model:

@@ -175,6 +175,42 @@ def shared_head(model: Model, head: str | None = None, axis: int = -1) -> Model:
     return model._replace(init=init, apply=apply, moments=_seen_through(model, lambda p, x: (whole(p), x)))
 
 
+def ensemble(model: Model, *, probabilities: bool) -> Model:
+    r"""Several networks of one kind that predict together, with the parameters of all along a leading axis.
+
+    $$ \frac1m \sum_{i=1}^m f(x; \theta_i) \quad\text{or, of classes,}\quad
+       \log \frac1m \sum_{i=1}^m \operatorname{softmax} f(x; \theta_i) . $$
+
+    Args:
+        model: the network.
+        probabilities: whether its outputs are logits, whose probabilities are averaged; or else the outputs are.
+
+    Returns:
+        A model of parameters with leaves `[members, ...]`; its `init` makes one member.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from innerloop import models
+        >>> slope = models.from_functions(lambda key: jnp.ones(()), lambda params, x: params * x)
+        >>> print(models.ensemble(slope, probabilities=False).apply(jnp.array([1.0, 2.0]), jnp.array([[2.0]])))
+        [[3.]]
+    """
+
+    def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
+        one = lambda params, moments: model.apply(params, x, key=key, moments=moments)  # noqa: E731
+        outputs = jax.vmap(one)(params, moments)
+        if probabilities:
+            return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(outputs.shape[0])
+        return jnp.mean(outputs, axis=0)
+
+    of_member, of_running = model.moments, model.running
+    return model._replace(
+        apply=apply,
+        moments=of_member and (lambda params, x, key: jax.vmap(lambda one: of_member(one, x, key))(params)),
+        running=of_running and jax.vmap(of_running),
+    )
+
+
 def _seen_through(model: Model, inner: Callable[[Params, Any], tuple[Params, Any]]) -> Any:
     """The statistics of the network inside, if it has any."""
     moments = model.moments

@@ -28,9 +28,12 @@ class Rule(NamedTuple):
         return -(-self.number // horizon) if self.budget else self.number
 
 
-def keys_of(key: PRNGKey, number: Array) -> Array:
-    """The keys of the episodes with these numbers, `[tasks, n]`: folded with 0 for the reset, with `t + 1` to act."""
-    of_tasks = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number.shape[0]))
+def keys_of(key: PRNGKey, number: Array, first: Array | int = 0) -> Array:
+    """The keys of the episodes with these numbers, `[tasks, n]`: folded with 0 for the reset, with `t + 1` to act.
+
+    `first` is the number of the first of the tasks.
+    """
+    of_tasks = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(number.shape[0]))
     return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(of_tasks, number)
 
 

@@ -84,15 +84,16 @@ def outer_problem(
     def adapted_policy(shared: Any, item: Any) -> Distribution:
         """The distributions of one task's actions after adaptation."""
         learned, constant, key = shared
-        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], item) for part in (slice(steps), steps))
+        data, observation = item
+        early = jax.tree.map(lambda leaf: leaf[:steps], data)
         meta = merge(learned, constant)
         adapted = adapt(inner_loss, meta, PerStep(early), key, rule=rule, steps=steps, adjoint=_forward(adjoint))
-        return policy.distribution(adapted.params, last.observation)
+        return policy.distribution(adapted.params, observation)
 
     def initial_policy(shared: Any, item: Any) -> Distribution:
         """The distributions of one task's actions before adaptation."""
         learned, constant, _ = shared
-        return policy.distribution(merge(learned, constant).params, item.observation[0])
+        return policy.distribution(merge(learned, constant).params, item[1])
 
     acted, batch = (adapted_policy, steps) if needs.divergence == "adapted" else (initial_policy, 0)
     policies = map_over_tasks(jax.checkpoint(acted) if needs.recompute else acted, layout)
@@ -110,9 +111,13 @@ def outer_problem(
                     "a rule without parameters such as rules.sgd."
                 )
             some = jax.tree.map(lambda leaf: leaf[: needs.curvature_tasks or None], data)
-            after, forward = jax.linearize(lambda learned: policies((learned, constant, key), some), learned)
+            weight, observation = (
+                leaf[:, batch, :, :: needs.curvature_every] for leaf in (some.weight, some.observation)
+            )
+            items = some, observation
+            after, forward = jax.linearize(lambda learned: policies((learned, constant, key), items), learned)
             back = jax.linear_transpose(forward, learned)
-            weight = some.weight[:, batch] / some.weight[:, batch].sum()
+            weight = weight / weight.sum()
             slope = jax.grad(lambda now: jnp.sum(weight * policy.kl(after, now)))
 
             def product(vector: Params) -> Params:

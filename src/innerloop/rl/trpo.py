@@ -36,6 +36,7 @@ class TrustRegion:
         cap: the largest mean divergence of the other of the two, in nats, which the line search keeps too; 0: any.
         curvature_tasks: tasks from which the curvature $F$ is computed; the gradient and the line search are always
             over all. 0: all.
+        curvature_every: and from every so-manyth step of these tasks. Steps that follow each other are alike.
         damping: added to the diagonal of $F$.
         iterations: of conjugate gradients, at most.
         residual: the squared norm of the residual at which they stop.
@@ -61,6 +62,7 @@ class TrustRegion:
     divergence: str = "adapted"
     cap: float = 0.0
     curvature_tasks: int = 0
+    curvature_every: int = 1
 
     def __post_init__(self) -> None:
         if not self.bound > 0:
@@ -80,11 +82,20 @@ class TrustRegion:
                 f"The curvature is computed from curvature_tasks={self.curvature_tasks} tasks; give at least 1, or 0 "
                 "for all."
             )
+        if self.curvature_every < 1:
+            raise InnerloopError(
+                f"The curvature is computed from every curvature_every={self.curvature_every} steps; give at least 1."
+            )
 
     @property
     def needs(self) -> Needs:
-        """Which curvature, and from how many tasks."""
-        return Needs(divergence=self.divergence, curvature_tasks=self.curvature_tasks, recompute=self.recompute)
+        """Which curvature, and from how many tasks and steps."""
+        return Needs(
+            divergence=self.divergence,
+            curvature_tasks=self.curvature_tasks,
+            curvature_every=self.curvature_every,
+            recompute=self.recompute,
+        )
 
     def init(self, learned: Params) -> tuple[()]:
         """Nothing is kept from step to step."""

@@ -129,6 +129,19 @@ class HostEnv(_Described, Protocol):
 
 
 @runtime_checkable
+class BackgroundEnv(HostEnv, Protocol):
+    """A `HostEnv` that can work in the background: while some of its copies step, the policy acts in others.
+
+    Attributes:
+        background: whether it may be called from another thread than the one that made it. There is one call at a time.
+            It pays if most of its time passes without Python's global lock.
+    """
+
+    @property
+    def background(self) -> bool: ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """Chooses the action in one environment. It sees no axis of environments; the library vectorises.
 

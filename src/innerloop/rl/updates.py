@@ -56,6 +56,7 @@ class Needs(NamedTuple):
         penalty: weight of the divergence between the policies that acted before adaptation and the new ones.
         divergence: the one whose Hessian is the curvature.
         curvature_tasks: tasks that the curvature is the mean over, the first of the iteration; 0: all.
+        curvature_every: of the steps of these tasks, it is the mean over every so-manyth.
         recompute: keep nothing from one product with the curvature to the next.
     """
 
@@ -63,6 +64,7 @@ class Needs(NamedTuple):
     penalty: float = 0.0
     divergence: str = "adapted"
     curvature_tasks: int = 0
+    curvature_every: int = 1
     recompute: bool = False
 
 

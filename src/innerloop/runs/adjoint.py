@@ -26,7 +26,19 @@ def as_laid_out(adjoint: Adjoint, layout: Layout, *, algorithm: str, steps: int)
             f"--layout.adjoint is {layout.adjoint}, but --algorithm {algorithm} takes no exact second "
             "derivatives; leave it out."
         )
+    if layout.levels and (layout.adjoint == "reverse" or not isinstance(adjoint, Mixed)):
+        taken = "--layout.adjoint reverse" if isinstance(adjoint, Mixed) else f"--algorithm {algorithm}"
+        raise InnerloopError(
+            f"--layout.levels is {layout.levels}, but {taken} has no steps to recompute in segments; leave one of them "
+            "out."
+        )
+    if layout.levels and layout.loop == "unrolled":
+        raise InnerloopError(
+            f"--layout.levels is {layout.levels}, which scans the inner steps; leave out --layout.loop unrolled."
+        )
     chosen = Reverse() if layout.adjoint == "reverse" else adjoint
+    if layout.levels:
+        return replace(chosen, levels=layout.levels)  # pyright: ignore
     if layout.loop == "auto":
         return chosen
     if isinstance(adjoint, Implicit):

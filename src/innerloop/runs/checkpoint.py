@@ -126,7 +126,7 @@ def read_newest(directory: Path, template: Tree, settings: Settings, warn: Calla
                     f"{path} belongs to another configuration: it was written with {name} {written_under[name]}, "
                     f"and this run has {value}."
                 )
-        return _from_arrays(load(content), template, path)
+        return from_arrays(load(content), template, path)
     if paths:
         raise InnerloopError(
             f"No checkpoint in {directory} is whole, so training cannot go on; to start over, remove that folder."
@@ -220,7 +220,13 @@ def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _from_arrays(arrays: dict[str, np.ndarray], template: Tree, path: Path) -> Tree:
+def from_arrays(arrays: dict[str, np.ndarray], template: Tree, path: Path) -> Tree:
+    """The inverse of `arrays_of`, for a pytree like the template.
+
+    Raises:
+        InnerloopError: if they belong to another configuration; the message names the file.
+    """
+
     def restore(name: str, leaf: Any) -> Any:
         wanted = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
         stored = arrays.pop(name, None)

@@ -114,7 +114,7 @@ def _finish(
     """Evaluate if needed, keep the model, and, if wanted, print the tables and write the report."""
     result = None if again else run.result()
     if result is None or result["meta_steps"] != session.step_of(state):
-        result = _measured(run, session, state)
+        result = _measured(run, session, state, progress)
     session.export(state, run.model, result)
     if not report:
         return
@@ -135,11 +135,12 @@ def _finish(
     progress.say(f"report: {run.report.resolve()}")
 
 
-def _measured(run: rundir.Run, session: Session[Any], state: Any) -> dict[str, Any]:
+def _measured(run: rundir.Run, session: Session[Any], state: Any, progress: Progress) -> dict[str, Any]:
     """A new evaluation, which is kept."""
     from innerloop.runs import skips
+    from innerloop.runs.best import Best
 
-    found = session.evaluate(state)
+    found = session.evaluate(state, Best(run.best).read(session.learned(state), progress.say))
     config = session.config
     result = {
         "workload": run.workload.name,

@@ -21,6 +21,8 @@ class Layout:
     """exact derivatives: forward over reverse mode, recomputed where scanned, or reverse over reverse, all stored"""
     loop: Literal["auto", "unrolled", "scanned"] = "auto"
     """the inner steps: unrolled runs faster, scanned compiles faster and takes less memory"""
+    levels: Whole = 0
+    """long inner loops: segments within segments so many times, recomputed instead of kept; 0 keeps every step"""
     convolution: Literal["auto", "patches", "lax"] = "auto"
     """image networks: patches and a matrix product, or XLA's own convolution"""
     products: Literal["auto", "row-major", "as-written"] = "auto"
@@ -51,7 +53,9 @@ class Log(Saving):
 
 @dataclass(frozen=True)
 class ValidatedLog(Log):
-    """What is recorded along the way. Nothing here changes a result."""
+    """What is recorded along the way. Nothing here changes a result, but that patience may end training early."""
 
     validate_every: Whole = 0
     """records between validations on held-out tasks; 0 for none"""
+    patience: Whole = 0
+    """validations in a row without a better score after which training ends; 0: it goes on"""

@@ -1,5 +1,6 @@
 """The training loop of every kind of run: what is recorded, when it is saved, how it stops."""
 
+import math
 import os
 import signal
 import sys
@@ -15,7 +16,9 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.runs import checkpoint
+from innerloop.runs.best import Best
 from innerloop.runs.codec import encoded
+from innerloop.runs.fields import ValidatedLog
 from innerloop.runs.loggers import Loggers, RunInfo
 from innerloop.runs.progress import Progress, Recorder, duration
 from innerloop.runs.rundir import Run
@@ -66,7 +69,9 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
         InnerloopError: if training diverges, or files cannot be written.
     """
     state = _resumed(run, session, progress)
-    log = session.config.log
+    log, best = session.config.log, Best(run.best)
+    best.forget_after(session.step_of(state))
+    patience = log.patience if isinstance(log, ValidatedLog) else 0
     done = saved = session.step_of(state)
     saved_at, first, pause = time.monotonic(), True, 0.0
     pace = Pace(done, session.tasks_per_step)
@@ -76,7 +81,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     loggers.start(RunInfo(run.path.resolve().name, run.path, encoded(run.config)))
     try:
         with interruptions(f"this {session.unit}" if session.unit == "iteration" else "these meta-steps") as asked:
-            for info in session.steps(state):
+            for info in () if _exhausted(best, patience, progress) else session.steps(state):
                 if first:
                     run.write_costs(session.costs)
                 info = skips.counted(info, done)
@@ -89,7 +94,10 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                 if info.record:
                     recorder.record(line_of_record({"step": done, **values}))
                     loggers.log(done, values)
-                last = done >= info.total
+                if info.score is not None and math.isfinite(info.score):
+                    best.offer(done, jax.device_get(session.learned(state)), info.score)
+                exhausted = _exhausted(best, patience, progress)
+                last = done >= info.total or exhausted
                 progress.update(line_of(info, session.unit, pace), last=last)
                 waited = time.monotonic() - saved_at
                 due = waited >= interval(log.checkpoint_seconds, pause) and not skips.in_a_row
@@ -100,12 +108,22 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                     pause = saved_at - began
                 if asked:
                     raise InterruptedTraining
+                if exhausted:
+                    break
             if done > saved:  # it ended earlier than it might have
                 save(run, session, info, saved)  # pyright: ignore[reportPossiblyUnboundVariable]
     finally:
         recorder.close()
         loggers.close()
     return state
+
+
+def _exhausted(best: Best, patience: int, progress: Progress) -> bool:
+    """Whether validation has not got better for as long as patience lasts."""
+    if not patience or best.since_best() < patience:
+        return False
+    progress.say(f"the validation score has not got better for {patience} validations: training ends here")
+    return True
 
 
 def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:

@@ -43,6 +43,8 @@ class Recipe(Generic[C]):
         deviations: where it departs from the published experiment, in sentences.
         rows: settings that suit other rows of the table of algorithms, by name.
         as_published: the published settings where the recipe has others, such as `{"inner.steps": 5}`.
+        published_rows: the settings with which other rows of the table were published, by name, where they are known
+            and are not those of `rows`.
     """
 
     make: Callable[[], C]
@@ -51,3 +53,8 @@ class Recipe(Generic[C]):
     deviations: str = ""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     as_published: Mapping[str, Any] = field(default_factory=dict)
+    published_rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def published_settings(self, algorithm: str) -> Mapping[str, Any]:
+        """The published settings of a row of the table; empty where the recipe's are these."""
+        return self.published_rows.get(algorithm, self.as_published)

@@ -54,6 +54,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """What was learned at the best validation scores."""
+        return self.path / "best"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

@@ -6,13 +6,16 @@ one sitting with one run: JAX is loaded, data are read, and what the configurati
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from innerloop.runs.progress import Progress
 from innerloop.runs.recipe import Recipe
 from innerloop.runs.results import Result, Section, Table
+
+if TYPE_CHECKING:
+    from innerloop.runs.best import Validated
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -28,6 +31,7 @@ class StepInfo(NamedTuple):
         values: what is recorded of this step, finite numbers.
         line: what is shown while training, within 80 columns, without progress and time.
         record: whether the values belong into the metrics file; `False` for what is only shown.
+        score: the score on validation tasks, of which more is better, where they were evaluated; `None` elsewhere.
     """
 
     state: Any
@@ -36,6 +40,7 @@ class StepInfo(NamedTuple):
     values: Mapping[str, float]
     line: str = ""
     record: bool = True
+    score: float | None = None
 
 
 class Examined(NamedTuple):
@@ -134,8 +139,13 @@ class Session(Protocol[S]):
         """What the step after the first `step` ones would do to a state: which of its tasks have no finite gradient."""
         ...
 
-    def evaluate(self, state: S) -> Result:
-        """Score the state on test tasks."""
+    def evaluate(self, state: S, best: "Sequence[Validated]" = ()) -> Result:
+        """Score the state on test tasks.
+
+        Args:
+            state: where training stands.
+            best: what was learned at the best validation scores, the best first; nothing where there is no validation.
+        """
         ...
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:

@@ -117,12 +117,12 @@ def description(learned: TrainedLearner) -> dict[str, Any]:
     """The OpenAPI description of a service."""
     scalar = {"numbers": "number", "counts": "number", "categories": "string"}
     of_feature = {
-        each.name: (
-            {"type": ["array"], "items": {"type": "number"}, "minItems": each.width, "maxItems": each.width}
-            if each.width > 1
-            else {"type": [scalar[each.kind], "null"]}
+        feature.name: (
+            {"type": ["array"], "items": {"type": "number"}, "minItems": feature.width, "maxItems": feature.width}
+            if feature.width > 1
+            else {"type": [scalar[feature.kind], "null"]}
         )
-        for each in learned.preparation.features
+        for feature in learned.preparation.features
     }
     row = {"type": "object", "properties": of_feature, "required": list(of_feature)}
     rows = {"type": "array", "items": row}

@@ -106,7 +106,7 @@ class AdaptedTask:
     @property
     def curve(self) -> list[float]:
         """Support loss after 0, 1, ..., k inner steps."""
-        return [float(each) for each in np.asarray(self.adapted.losses)[0]]
+        return [float(loss) for loss in np.asarray(self.adapted.losses)[0]]
 
     def probabilities(self, columns: Columns) -> np.ndarray:
         """The probability of each of the task's classes, `[rows, classes]`."""
@@ -124,7 +124,7 @@ class AdaptedTask:
         inputs = self.learned.preparation.encode(columns)
         number, parts = len(inputs.numbers), []
         for start in range(0, max(number, 1), BLOCK):
-            block = Inputs(*(each[start : start + BLOCK] for each in inputs))
+            block = Inputs(*(array[start : start + BLOCK] for array in inputs))
             count = len(block.numbers)
             padded, _ = pad(block, np.zeros(count), padded_size(count, SMALLEST_BLOCK))
             scores = learner.outputs_of_members(
@@ -186,22 +186,22 @@ def support_targets(learned: TrainedLearner, target: np.ndarray) -> SupportTarge
             center, spread = float(np.mean(values)), float(np.std(values))
             scale = spread if spread > SMALLEST_SPREAD * (abs(center) + scale) else scale
         return SupportTargets((), (0,), 1, ((values - center) / scale).astype(np.float32), center, scale)
-    texts = ["" if each is None else str(each) for each in target]
+    texts = ["" if label is None else str(label) for label in target]
     if set(texts) <= {"0", "1"} and learned.labels == ("false", "true"):
-        texts = ["true" if each == "1" else "false" for each in texts]
+        texts = ["true" if text == "1" else "false" for text in texts]
     labels = in_order(set(texts))
     if len(labels) < 2:
         raise InnerloopError(
             f"The support set has one class only ({texts[0]!r}); give rows of at least two, or there is nothing to "
             "tell apart."
         )
-    new = [each for each in labels if each not in learned.labels]
-    place = {each: learned.labels.index(each) if each in learned.labels else 0 for each in labels}
-    place |= {each: len(learned.labels) + i for i, each in enumerate(new)}
+    new = [label for label in labels if label not in learned.labels]
+    place = {label: learned.labels.index(label) if label in learned.labels else 0 for label in labels}
+    place |= {label: len(learned.labels) + i for i, label in enumerate(new)}
     needed = max(place.values()) + 1
     outputs = len(learned.labels) if not new and learned.labels else padded_size(needed, 2)
-    y = np.array([place[each] for each in texts], np.int32)
-    return SupportTargets(labels, tuple(place[each] for each in labels), outputs, y)
+    y = np.array([place[text] for text in texts], np.int32)
+    return SupportTargets(labels, tuple(place[label] for label in labels), outputs, y)
 
 
 def pad(inputs: Inputs, y: np.ndarray, size: int) -> tuple[Examples, int]:
@@ -292,7 +292,9 @@ def _format_1(folder: Path) -> Artifact:
 
 def design_from_json(values: dict[str, Any]) -> Design:
     """A design from the object that `config.json` holds."""
-    fields: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
     design = Design(**fields)
     design.require()
     return design

@@ -19,7 +19,7 @@ def card(kind: str, labels: Sequence[str], preparation: Preparation, facts: Mapp
     """
     what = "a real number" if kind == "regression" else "a class"
     classes = f" Classes in training: {', '.join(labels)}." if labels else ""
-    features = ", ".join(f"`{each.name}` ({each.kind}, {each.width})" for each in preparation.features[:20])
+    features = ", ".join(f"`{feature.name}` ({feature.kind}, {feature.width})" for feature in preparation.features[:20])
     lines = [
         f"# {facts.get('name', 'A few-shot learner')}",
         "",
@@ -61,9 +61,9 @@ def score_table(scores: Sequence[dict[str, Any]]) -> list[str]:
     """Rows of an evaluation as a Markdown table."""
     metrics = list(scores[0]["metrics"])
     lines = [f"| method | support | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
-    for each in scores:
-        cells = " | ".join(measured(*each["metrics"][name]) for name in metrics)
-        lines.append(f"| {each['method']} | {each['size']} | {cells} |")
+    for score in scores:
+        cells = " | ".join(measured(*score["metrics"][name]) for name in metrics)
+        lines.append(f"| {score['method']} | {score['size']} | {cells} |")
     return lines
 
 

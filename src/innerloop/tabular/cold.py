@@ -22,7 +22,7 @@ def cold(X: np.ndarray, kind: Kind) -> TrainedLearner:
     """
     columns = {str(i): X[:, i] for i in range(X.shape[1])}
     constant = Feature("0", "numbers", 1, (0,), (float(np.nan_to_num(X[0, 0])),), (1.0,))
-    varies = any(len(np.unique(each[np.isfinite(each)])) > 1 for each in columns.values())
+    varies = any(len(np.unique(column[np.isfinite(column)])) > 1 for column in columns.values())
     fitted = Preparation.fit(columns) if varies else Preparation((constant,))
     widths = (COLD_WIDTH, COLD_WIDTH)
     design = Design(kind=kind, widths=widths, start="ridge", steps=0)

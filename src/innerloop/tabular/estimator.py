@@ -175,7 +175,7 @@ class Adapted:
 
     def __init__(self, task: AdaptedTask, original: Mapping[str, Any]):
         self.task = task
-        self.classes = np.array([original[each] for each in task.labels]) if task.labels else None
+        self.classes = np.array([original[label] for label in task.labels]) if task.labels else None
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label, or the predicted target, of each row."""
@@ -296,7 +296,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         known = list(self._places)
         if set(known) == set(self._task.labels):
             return known
-        return ["true" if each == "1" else "false" for each in known]  # the learner knows 1 and 0 as true and false
+        return ["true" if label == "1" else "false" for label in known]  # the learner knows 1 and 0 as true and false
 
 
 class FewShotRegressor(RegressorMixin, _FewShot):

@@ -70,7 +70,7 @@ class Feature:
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """`used`, `center`, `scale` and `gaps` as arrays."""
-        used, gaps = (np.array(each, np.int64) for each in (self.used, self.gaps))
+        used, gaps = (np.array(places, np.int64) for places in (self.used, self.gaps))
         return used, np.array(self.center), np.array(self.scale), gaps
 
 
@@ -110,9 +110,9 @@ class Preparation:
         features = tuple(_fit(name, values) for name, values in columns.items())
         if not features:
             raise InnerloopError("There are no features; name at least one column.")
-        if not any(each.outputs for each in features):
+        if not any(feature.outputs for feature in features):
             raise InnerloopError(
-                f"No feature varies over the training rows ({', '.join(each.name for each in features[:5])}); "
+                f"No feature varies over the training rows ({', '.join(feature.name for feature in features[:5])}); "
                 "there is nothing to learn from."
             )
         return cls(features)
@@ -120,9 +120,9 @@ class Preparation:
     @property
     def sizes(self) -> tuple[int, int]:
         """Number of counts and of numbers that the network reads."""
-        counts = sum(each.outputs for each in self.features if each.kind == "counts")
+        counts = sum(feature.outputs for feature in self.features if feature.kind == "counts")
         pooled = self.pooled.outputs if self.pooled else 0
-        return counts, sum(each.outputs for each in self.features) - counts + pooled
+        return counts, sum(feature.outputs for feature in self.features) - counts + pooled
 
     def encode(self, columns: Columns) -> Inputs:
         """The rows as the network reads them.
@@ -146,7 +146,7 @@ class Preparation:
 
     def to_json(self) -> list[dict[str, Any]]:
         """As plain lists and numbers."""
-        return [asdict(each) for each in self.features]
+        return [asdict(feature) for feature in self.features]
 
     @classmethod
     def from_json(cls, values: list[dict[str, Any]]) -> "Preparation":
@@ -157,10 +157,10 @@ class Preparation:
         """
         try:
             listed: list[dict[str, Any]] = [
-                {name: tuple(value) if isinstance(value, list) else value for name, value in each.items()}
-                for each in values
+                {name: tuple(value) if isinstance(value, list) else value for name, value in item.items()}
+                for item in values
             ]
-            return cls(tuple(Feature(**each) for each in listed))
+            return cls(tuple(Feature(**entry) for entry in listed))
         except (TypeError, AttributeError) as error:
             raise InnerloopError(
                 f"This is no description of features of this version of innerloop ({error})."
@@ -181,9 +181,9 @@ def with_pooled(inputs: Inputs, predicted: np.ndarray) -> Inputs:
 
 def _fit(name: str, values: np.ndarray) -> Feature:
     if values.dtype.kind in "OUS":
-        texts, counts = np.unique([str(each) for each in values if each is not None], return_counts=True)
+        texts, counts = np.unique([str(value) for value in values if value is not None], return_counts=True)
         common = texts[np.argsort(-counts, kind="stable")][:LARGEST_CATEGORIES]
-        return Feature(name, "categories", 1, categories=tuple(sorted(str(each) for each in common)))
+        return Feature(name, "categories", 1, categories=tuple(sorted(str(text) for text in common)))
     table = values.reshape(len(values), -1)
     if values.dtype == np.uint8:
         used = np.flatnonzero(table.max(axis=0) != table.min(axis=0))
@@ -214,7 +214,7 @@ def _fit(name: str, values: np.ndarray) -> Feature:
 
 def _encode(feature: Feature, values: np.ndarray) -> np.ndarray:
     if feature.kind == "categories":
-        texts = np.array([None if each is None else str(each) for each in values], object)
+        texts = np.array([None if value is None else str(value) for value in values], object)
         return (texts[:, None] == np.array(feature.categories, object)[None]).astype(np.float32)
     if values.dtype.kind in "OUS":
         raise InnerloopError(f"The feature {feature.name!r} holds text; training had numbers there.")

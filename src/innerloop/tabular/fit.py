@@ -231,7 +231,7 @@ def _along_course(peak: float, total: int) -> optax.GradientTransformation:
         rate = peak * jnp.where(
             state.done < rise, state.done / rise, 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(fall, 0, 1))
         )
-        return jax.tree.map(lambda each: -rate * each, updates), state._replace(done=state.done + 1)
+        return jax.tree.map(lambda update: -rate * update, updates), state._replace(done=state.done + 1)
 
     return optax.GradientTransformation(init, update)
 

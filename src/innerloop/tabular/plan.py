@@ -127,8 +127,8 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
         reasons.append(f"network: {' → '.join(map(str, widths))}, as --learner.widths says")
     start = choices.start
     if start == "auto":
-        start = "shrunk" if rows.regression else "prototypes"
-        why = "what all tasks share, moved to the task" if rows.regression else "class means, even from few rows"
+        start = "prototypes" if rows.image else "shrunk"
+        why = "class means, even from few rows" if rows.image else "what all tasks share, moved to the task"
         reasons.append(f"head: starts from {start} ({why})")
     steps = choices.steps if choices.steps >= 0 else 0 if start == "shrunk" else STEPS
     pooled = start == "shrunk" and _trees(choices, rows, inputs, bool(labels) or rows.regression)

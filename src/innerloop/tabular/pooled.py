@@ -16,6 +16,8 @@ from innerloop.extras import require
 
 TREES, LEAVES, SMALLEST_LEAF = 150, 31, 20
 FOLDS = 4
+ROWS_OF_ONE_THREAD = 50_000
+"""Up to which more threads wait for each other longer than they work, above all where other programs run."""
 BLOCK = 65536
 """Rows that go through the trees at once."""
 
@@ -65,13 +67,12 @@ class Trees:
             "early_stopping": False,
             "random_state": seed,
         }
-        if classes == 1:
-            model = ensemble.HistGradientBoostingRegressor(**settings).fit(x, y)
-        elif len(np.unique(y)) < 2:
+        if classes > 1 and len(np.unique(y)) < 2:
             return cls(classes, (0.0,) * classes, (), (), (), (), (), ())
-        else:
-            model = ensemble.HistGradientBoostingClassifier(**settings).fit(x, y)
-        return cls._from(model, classes)
+        kind = ensemble.HistGradientBoostingRegressor if classes == 1 else ensemble.HistGradientBoostingClassifier
+        limits = require("threadpoolctl", "tabular", "A pooled model")
+        with limits.threadpool_limits(None if len(y) > ROWS_OF_ONE_THREAD else 1):
+            return cls._from(kind(**settings).fit(x, y), classes)
 
     @classmethod
     def _from(cls, model: Any, classes: int) -> "Trees":

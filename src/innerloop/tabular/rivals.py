@@ -119,12 +119,12 @@ def _pooled_classes(pool: Pool, seed: int) -> dict[str, Rival]:
 
     def moved(x: np.ndarray, y: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
         labels = list(pool.labels)
-        before, there = (of_task(trees.predict(each), labels, y) for each in (x, query))
+        before, there = (of_task(trees.predict(rows), labels, y) for rows in (x, query))
         return there + _intercepts(before, y)
 
     def shrunk(x: np.ndarray, y: np.ndarray, query: np.ndarray, seed: int) -> np.ndarray:
-        before, there = (of_task(decision(each), present, y) for each in (x, query))
-        design, asked = (np.concatenate([each, np.ones((len(each), 1))], axis=1) for each in (x, query))
+        before, there = (of_task(decision(rows), present, y) for rows in (x, query))
+        design, asked = (np.concatenate([rows, np.ones((len(rows), 1))], axis=1) for rows in (x, query))
         return there + asked @ _logistic(design, _one_hot(y), before)
 
     return {

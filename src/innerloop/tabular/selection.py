@@ -62,13 +62,13 @@ def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE
     tried = candidates(data)
     if len(tried) < 2 or "valid" not in data.parts:
         return data
-    scores = [_score(data.designed(each.design), share) for each in tried]
+    scores = [_score(data.designed(candidate.design), share) for candidate in tried]
     best = 0
     for i, score in enumerate(scores):
         if score < scores[best] * (1 - WORTH):
             best = i
-    for i, (each, score) in enumerate(zip(tried, scores, strict=True)):
-        say(f"  tried: {each.name}: loss {score:.4f} on validation tasks{' (chosen)' if i == best else ''}")
+    for i, (candidate, score) in enumerate(zip(tried, scores, strict=True)):
+        say(f"  tried: {candidate.name}: loss {score:.4f} on validation tasks{' (chosen)' if i == best else ''}")
     return data.designed(
         tried[best].design, f"design: {tried[best].name}, the best of {len(tried)} on validation tasks"
     )

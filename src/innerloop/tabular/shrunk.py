@@ -16,8 +16,6 @@ Reference:
     Few-Shot Setting via Deep Kernels, 2020, arXiv 1910.05199.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +32,8 @@ NEWTON_STEPS, DIFFERENTIATED = 14, 2
 START = {"regression": (-1.0, -1.0), "classification": (0.0, 2.0)}
 """Logarithms of the amplitudes of the embedding and of the rows before training. For classes that is nearly the
 logistic regression of the task alone: an embedding that has learned nothing yet says little."""
+LARGEST_AMPLITUDE = 4.0
+"""Of these logarithms: classes that can be separated would have amplitudes grow until squares of them overflow."""
 SMALLEST = 1e-6
 
 
@@ -124,9 +124,11 @@ def gaussian(features: Array, residual: Array, weight: Array, noise: Array) -> A
     scaled, y = root * features, root * residual
     rows, dimensions = features.shape
     if rows <= dimensions:
-        gram = scaled @ scaled.T + noise * jnp.eye(rows, dtype=scaled.dtype)
+        gram = scaled @ scaled.T
+        gram = gram + (noise + _rounding(gram)) * jnp.eye(rows, dtype=scaled.dtype)
         return scaled.T @ jax.scipy.linalg.solve(gram, y, assume_a="pos")
-    gram = scaled.T @ scaled + noise * jnp.eye(dimensions, dtype=scaled.dtype)
+    gram = scaled.T @ scaled
+    gram = gram + (noise + _rounding(gram)) * jnp.eye(dimensions, dtype=scaled.dtype)
     return jax.scipy.linalg.solve(gram, scaled.T @ y, assume_a="pos")
 
 
@@ -147,26 +149,35 @@ def logistic(features: Array, targets: Array, weight: Array, mean: Array) -> Arr
     scaled = root * features
     small = rows <= dimensions
     gram = scaled @ scaled.T if small else scaled.T @ scaled
-    matrix = gram + jnp.eye(gram.shape[0], dtype=gram.dtype)
+    # At the minimum a step is zero whatever the matrix, so nothing is differentiated through its inverse.
+    inverse = lax.stop_gradient(_inverse(gram))
 
-    def step(found: Array, mean: Array, features: Array, gram: Array, solve: Callable[[Array], Array]) -> Array:
+    def step(found: Array, mean: Array, features: Array, gram: Array) -> Array:
         if small:  # w = features^T S a with S = sqrt(weight / 2), so that nothing of the size of the features is kept
             chances = jax.nn.softmax(mean + (gram @ found) / jnp.maximum(root, SMALLEST))
-            return found - solve(2 * root * (chances - targets) + found)
+            return found - inverse @ (2 * root * (chances - targets) + found)
         chances = jax.nn.softmax(mean + features @ found)
-        return found - solve(features.T @ (weight[:, None] * (chances - targets)) + found)
+        return found - inverse @ (features.T @ (weight[:, None] * (chances - targets)) + found)
 
-    def solved(matrix: Array) -> Callable[[Array], Array]:
-        return lambda error: jax.scipy.linalg.solve(matrix, error, assume_a="pos")
-
-    mean_, features_, gram_, matrix_ = lax.stop_gradient((mean, features, gram, matrix))
+    fixed = lax.stop_gradient((mean, features, gram))
     found = jnp.zeros((gram.shape[0], targets.shape[1]), features.dtype)
-    for _ in range(NEWTON_STEPS - DIFFERENTIATED):
-        found = step(found, mean_, features_, gram_, solved(matrix_))
+    found = lax.fori_loop(0, NEWTON_STEPS - DIFFERENTIATED, lambda _, found: step(found, *fixed), found)
     # At the minimum a step changes nothing, so the derivative of the last ones is nearly that of the minimum.
     for _ in range(DIFFERENTIATED):
-        found = step(found, mean, features, gram, solved(matrix))
+        found = step(found, mean, features, gram)
     return scaled.T @ found if small else found
+
+
+def _inverse(gram: Array) -> Array:
+    r"""$(G + (1 + \epsilon) I)^{-1}$, $\epsilon$ as large as rounding needs: a larger matrix is a bound as well."""
+    eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
+    matrix = gram + (1 + _rounding(gram)) * eye
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), eye)
+
+
+def _rounding(gram: Array) -> Array:
+    """What the diagonal of a matrix needs, so that rounding leaves it positive definite."""
+    return 8 * jnp.finfo(gram.dtype).eps * jnp.trace(gram)
 
 
 def _amplitudes(design: Design, learned: Params) -> Array:
@@ -180,7 +191,7 @@ def _amplitudes(design: Design, learned: Params) -> Array:
         jnp.full(design.pooled, learned["log_pooled"]),
         learned["log_level"][None],
     ]
-    return jnp.exp(jnp.concatenate(parts))
+    return jnp.exp(jnp.minimum(jnp.concatenate(parts), LARGEST_AMPLITUDE))
 
 
 def _resized(values: Array, classes: int) -> Array:

@@ -2,6 +2,6 @@
 
 from innerloop.tasks.images import Batches, Episodes, with_rotations
 from innerloop.tasks.sinusoid import Sinusoids
-from innerloop.tasks.wrappers import WithSupportStatistics
+from innerloop.tasks.wrappers import Minibatched, WithSupportStatistics
 
-__all__ = ["Batches", "Episodes", "Sinusoids", "WithSupportStatistics", "with_rotations"]
+__all__ = ["Batches", "Episodes", "Minibatched", "Sinusoids", "WithSupportStatistics", "with_rotations"]

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.scipy.sparse.linalg import cg
 
 from innerloop.core.adjoints.loops import (
+    Step,
     explicit,
     forward_mode_refused,
     looped,
@@ -19,7 +20,7 @@ from innerloop.core.adjoints.loops import (
     without_derivative,
 )
 from innerloop.errors import InnerloopError
-from innerloop.types import InnerLoss, InnerRun, InnerUpdate, Metrics, Params, Progress, Scalar
+from innerloop.types import InnerGradient, InnerLoss, InnerRun, InnerUpdate, Params, Progress, Scalar
 
 Solver = Callable[[Callable[[Params], Params], Params], tuple[Params, Array]]
 """`(matrix, right side) -> (solution, whether it was found)`, for a symmetric matrix given as its product."""
@@ -71,6 +72,10 @@ class Implicit:
     Args:
         regularisation: $\lambda$, positive; large values keep the adapted parameters near the initialisation.
         solver: solves the linear system.
+        line_search: whether the inner steps are searched: the update is scaled by $s$, from 1; where it raises the
+            regularised inner loss (or makes it no number) it is not taken and $s$ is halved, else $s$ grows by half. So
+            no task's inner loop diverges, for one more evaluation of the inner loss at every step. For rules whose
+            update is proportional to the gradient, such as `rules.sgd`.
 
     Reference:
         Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019, arXiv 1909.04630.
@@ -78,6 +83,7 @@ class Implicit:
 
     regularisation: float = 1.0
     solver: Solver = ConjugateGradient()
+    line_search: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.regularisation < float("inf"):
@@ -92,16 +98,28 @@ class Implicit:
                 "Implicit needs one support batch for all inner steps, whose loss has a minimum; use Mixed() for "
                 "PerStep batches."
             )
+        if jax.tree.leaves(carry[2]):
+            raise InnerloopError(
+                "Implicit has no derivative of a state that the loss hands from step to step: it knows the end of the "
+                "inner loop and not the way there; use Mixed()."
+            )
         start = carry[0]
         prox_coef = self.regularisation
 
-        def prox_gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
+        def prox_gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Any], Params]:
             value, loss_grad = plain(*lax.stop_gradient((params, z)))
             towards = lambda g, now, then: g + prox_coef * (now - then)  # noqa: E731
             return lax.stop_gradient((value, jax.tree.map(towards, loss_grad, params, start)))
 
-        run = lax.stop_gradient(looped(partial(update, prox_gradient), lax.stop_gradient(carry), xs, unroll=0))
-        end, state = run.carry
+        known = lax.stop_gradient(carry)
+        if self.line_search:
+            step = self._searched(update, loss, prox_gradient, start)
+            run = looped(step, (known, jnp.ones((), jnp.result_type(*jax.tree.leaves(start)))), xs, unroll=0)
+            run = run._replace(carry=run.carry[0])
+        else:
+            run = looped(partial(update, prox_gradient), known, xs, unroll=0)
+        run = lax.stop_gradient(run)
+        end, kept, state = run.carry
         value, z = observed(update, loss, run.carry, jax.tree.map(lambda leaf: leaf[-1], xs))
         sentence = (
             "Implicit has the derivative of the inner loop's end and not of the way there, its losses and trajectory; "
@@ -110,9 +128,31 @@ class Implicit:
         )
         with forward_mode_refused("Implicit"):
             end = self._minimum(loss, start, z, end)
-            losses, outputs = without_derivative((run.losses, run.outputs), (value, start), sentence)
+            losses, outputs, kept = without_derivative((run.losses, run.outputs, kept), (value, start), sentence)
         stationarity = lax.stop_gradient(self._stationarity(loss, *lax.stop_gradient((start, z)), run.carry[0]))
-        return InnerRun((end, state), losses, outputs, {"stationarity": stationarity})
+        return InnerRun((end, kept, state), losses, outputs, {"stationarity": stationarity})
+
+    def _searched(self, update: InnerUpdate, loss: InnerLoss, prox_gradient: InnerGradient, start: Params) -> Step:
+        """An update that is scaled until it lowers the regularised loss, and not taken where it does not."""
+
+        def regularised(value: Scalar, params: Params) -> Scalar:
+            squares = jax.tree.map(lambda now, then: jnp.sum((now - then) ** 2), params, start)
+            return value + 0.5 * self.regularisation * sum(jax.tree.leaves(squares))
+
+        def step(searched: Any, x: Any) -> tuple[Any, tuple[Scalar, Any]]:
+            carry, scale = searched
+            _, z = observed(update, loss, carry, x)
+            observation, slope = prox_gradient(carry[0], z)
+
+            def taken(share: Array) -> tuple[Any, tuple[Scalar, Any]]:
+                return update(lambda *_: (observation, jax.tree.map(lambda g: share * g, slope)), carry, x)
+
+            (far, far_outputs), (_, near_outputs) = taken(scale), taken(jnp.zeros_like(scale))
+            lower = regularised(loss(far[0], z)[0], far[0]) <= regularised(observation[0], carry[0])
+            kept, outputs = jax.tree.map(partial(jnp.where, lower), (far, far_outputs), (carry, near_outputs))
+            return (kept, jnp.where(lower, 1.5 * scale, 0.5 * scale)), outputs
+
+        return step
 
     def solved(self, loss: InnerLoss, end: Params, z: Any, cotangent: Params) -> Array:
         """Whether the linear system for a cotangent of the minimum is solved to the solver's tolerance."""

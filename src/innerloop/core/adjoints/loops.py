@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from innerloop.core.trees import differentiable, merge, split
+from innerloop.core.trees import differentiable, is_differentiable, merge, split
 from innerloop.errors import InnerloopError
-from innerloop.types import InnerLoss, InnerRun, InnerUpdate, Metrics, Params, Scalar
+from innerloop.types import InnerLoss, InnerRun, InnerUpdate, Metrics, Params, Scalar, State
 
 Step = Callable[[Any, Any], tuple[Any, tuple[Scalar, Any]]]
 """`(carry, x) -> (carry, (loss, outputs))`"""
@@ -48,11 +48,48 @@ def segmented(step: Step, carry: Any, xs: Any, segment: int) -> InnerRun:
     return InnerRun(carry, *joined)
 
 
-def first_order(update: InnerUpdate, loss: InnerLoss, carry: Any, xs: Any, unroll: int) -> InnerRun:
-    """A loop in which inner gradients and inner losses are known numbers, whatever the loss sees or closes over."""
+def nested(step: Step, carry: Any, xs: Any, levels: int) -> InnerRun:
+    r"""`lax.scan` in scans in scans, of which the backward pass recomputes all but the innermost from their start.
 
-    def gradient(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
-        return lax.stop_gradient(jax.value_and_grad(loss, has_aux=True)(*lax.stop_gradient((params, z))))
+    With $b \approx T^{1/(n+1)}$ for $T$ steps and $n$ levels, $T$ is written in the base $b$: for each digit $d_j$
+    there is a scan of $d_j$ segments of $b^j$ steps, each of which is $j$ nested scans of $b$. So no step is computed
+    in vain.
+    """
+    steps = number_of_steps(xs)
+    base = max(2, round(steps ** (1 / (levels + 1))))
+
+    def segments(level: int, carry: Any, xs: Any) -> tuple[Any, Any]:
+        if not level:
+            return lax.scan(step, carry, xs)
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, base**level, *leaf.shape[1:]), xs)
+        carry, ys = lax.scan(jax.checkpoint(partial(segments, level - 1), prevent_cse=False), carry, rows)
+        return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys)
+
+    parts, done = [], 0
+    for level in range(levels, -1, -1):
+        size = (steps - done) // base**level * base**level
+        if size or (not level and not parts):
+            here = jax.tree.map(lambda leaf, a=done, b=done + size: leaf[a:b], xs)
+            whole = jax.checkpoint(partial(segments, level), prevent_cse=False) if parts and level else None
+            carry, ys = (whole or partial(segments, level))(carry, here)
+            parts.append(ys)
+            done += size
+    losses, outputs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return InnerRun(carry, losses, outputs)
+
+
+def first_order(update: InnerUpdate, loss: InnerLoss, carry: Any, xs: Any, unroll: int) -> InnerRun:
+    """A loop in which inner gradients and inner losses are known numbers, whatever the loss sees or closes over.
+
+    What the loss hands on to the next step is no inner gradient: it keeps its first derivative.
+    """
+
+    def gradient(params: Params, z: Any) -> tuple[tuple[Scalar, tuple[State, Metrics]], Params]:
+        known = lax.stop_gradient(jax.value_and_grad(loss, has_aux=True)(*lax.stop_gradient((params, z))))
+        (value, (state, metrics)), gradients = known
+        if any(is_differentiable(leaf) for leaf in jax.tree.leaves(state)):
+            state, _ = loss(params, z)[1]  # the same numbers, which XLA computes once
+        return (value, (state, metrics)), gradients
 
     return looped(partial(update, gradient), carry, xs, unroll)
 
@@ -61,10 +98,10 @@ def observed(update: InnerUpdate, loss: InnerLoss, carry: Any, x: Any) -> tuple[
     """The inner loss of one update, with all its derivatives, and what the loss sees beside the parameters."""
     seen: list[tuple[Scalar, Any]] = []
 
-    def noticing(params: Params, z: Any) -> tuple[tuple[Scalar, Metrics], Params]:
-        value, metrics = loss(params, z)
+    def noticing(params: Params, z: Any) -> tuple[tuple[Scalar, tuple[State, Metrics]], Params]:
+        value, aux = loss(params, z)
         seen.append((value, z))
-        return (value, metrics), params  # any tree of this shape will do for a gradient: the update is thrown away
+        return (value, aux), params  # any tree of this shape will do for a gradient: the update is thrown away
 
     update(noticing, carry, x)
     return seen[0]
@@ -72,19 +109,19 @@ def observed(update: InnerUpdate, loss: InnerLoss, carry: Any, x: Any) -> tuple[
 
 def explicit(
     loss: InnerLoss, params: Params, z: Any
-) -> tuple[Callable[[Params, Any, Any, Any], tuple[Scalar, Metrics]], Any, Any, Any]:
-    """The loss as `(params, floats, others, closed_over) -> (scalar, metrics)`, with the last three of its arguments.
+) -> tuple[Callable[[Params, Any, Any, Any], tuple[Scalar, tuple[State, Metrics]]], Any, Any, Any]:
+    """The loss as `(params, floats, others, closed_over) -> (scalar, (state, metrics))`, and the last three of these.
 
     A custom VJP differentiates in its arguments alone, so what the loss closes over becomes one.
     """
     floats, others = split(z, differentiable(z))
 
-    def of_parts(params: Params, floats: Any, others: Any) -> tuple[Scalar, Metrics]:
+    def of_parts(params: Params, floats: Any, others: Any) -> tuple[Scalar, tuple[State, Metrics]]:
         return loss(params, merge(floats, others))
 
     pure, closed_over = jax.closure_convert(of_parts, params, floats, others)
 
-    def inner(params: Params, floats: Any, others: Any, closed_over: Any) -> tuple[Scalar, Metrics]:
+    def inner(params: Params, floats: Any, others: Any, closed_over: Any) -> tuple[Scalar, tuple[State, Metrics]]:
         return pure(params, floats, others, *closed_over)
 
     return inner, floats, others, closed_over

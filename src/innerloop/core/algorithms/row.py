@@ -37,6 +37,11 @@ FROM_ZERO: dict[str, str] = {"context": CONTEXT, "shared-head": OFFSETS}
 """The part of the parameters that begins at zero for every task and is not learned, in networks that have one."""
 
 
+def gradient_descent(rate: float, steps: int) -> InnerRule:
+    """The inner rule of MAML, and of each row that has no other."""
+    return rules.sgd(rate)
+
+
 class OuterTraits(NamedTuple):
     """What is particular about the outer update.
 
@@ -90,6 +95,41 @@ class Algorithm(NamedTuple):
     def needs_iterations(self) -> bool:
         """Whether it changes over training, and so must know how long that is."""
         return self.objective.needs_progress or self.outer.cosine or isinstance(self.adjoint, Annealed)
+
+    def with_adam(self) -> "Algorithm":
+        """The same row with Adam inside in the place of gradient descent, its first decay 0, as Reptile takes it.
+
+        Raises:
+            InnerloopError: if the row's own rule is what makes it what it is.
+        """
+        if self.rule is not gradient_descent:
+            raise InnerloopError(
+                "The inner rule of this algorithm is what makes it what it is; take sgd as its inner optimiser."
+            )
+        # The root of the second moment has no derivative at 0: what is added stands for Adam's own epsilon.
+        return self._replace(
+            rule=lambda rate, steps: rules.from_optax(optax.adam(rate, b1=0.0, eps=0.0, eps_root=1e-16))
+        )
+
+    def bounded(self, *, growth: float = 0.0, norm: float = 0.0) -> "Algorithm":
+        """The same row with a bound on the inner gradient, see `rules.bounded`.
+
+        Args:
+            growth: the largest norm of an inner gradient, relative to that of the task's first; 0 for no bound.
+            norm: the largest norm of an inner gradient; 0 for no bound.
+
+        Raises:
+            InnerloopError: if both are given, or the row finds prototypes, whose one step must not be scaled.
+        """
+        if not (growth or norm):
+            return self
+        if self.network == "prototypes":
+            raise InnerloopError(
+                "Prototypes are found by one exact step, which must not be scaled; leave the bound out."
+            )
+        return self._replace(
+            rule=lambda rate, steps: rules.bounded(self.rule(rate, steps), growth=growth or None, norm=norm or None)
+        )
 
     def __call__(
         self,

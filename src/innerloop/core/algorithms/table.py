@@ -5,16 +5,12 @@ from typing import Any
 
 from innerloop.core import rules
 from innerloop.core.adjoints import Annealed, FirstOrder, Implicit, Mixed, Truncated
-from innerloop.core.algorithms.row import Algorithm, OuterTraits
+from innerloop.core.algorithms.row import Algorithm, OuterTraits, gradient_descent
 from innerloop.core.names import CONTEXT, PROTOTYPES
 from innerloop.core.objectives import last_step, multi_step, reptile
 from innerloop.core.rules import body_only, class_copies, head_only, masked
 from innerloop.errors import InnerloopError
 from innerloop.types import InnerRule
-
-
-def _sgd(rate: float, steps: int) -> InnerRule:
-    return rules.sgd(rate)
 
 
 def _per_step(rate: float, steps: int) -> InnerRule:
@@ -27,19 +23,19 @@ PLUS = "Antoniou, Edwards, Storkey: How to Train Your MAML, 2018, arXiv 1810.095
 # fmt: off
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(
-        _sgd, Mixed(), last_step, "exact second-order meta-gradient", MAML,
+        gradient_descent, Mixed(), last_step, "exact second-order meta-gradient", MAML,
         maths=r"\min_\theta \mathbb{E}\, L(\theta_k, Q), \qquad \theta_{t+1} = \theta_t - \alpha \nabla L(\theta_t, "
               r"S), \quad \theta_0 = \theta",
         cost="the measure of the others; memory grows by the adapted parameters with every inner step",
         use="The reference, and a good first choice where the inner step size is known."),
     "fomaml": Algorithm(
-        _sgd, FirstOrder(), last_step, "first-order: the query gradient at the adapted parameters", MAML,
+        gradient_descent, FirstOrder(), last_step, "first-order: the query gradient at the adapted parameters", MAML,
         maths=r"\theta \leftarrow \theta - \eta\, \mathbb{E}\, \nabla L(\theta_k, Q), \qquad \theta_{t+1} = "
               r"\theta_t - \alpha \nabla L(\theta_t, S)",
         cost="no Hessian-vector products; memory does not grow with the number of inner steps",
         use="Where MAML is too slow, or the inner loop too long for its memory."),
     "truncated-maml": Algorithm(
-        _sgd, Truncated(last=1), last_step, "exact through the last inner step alone",
+        gradient_descent, Truncated(last=1), last_step, "exact through the last inner step alone",
         "Shaban et al.: Truncated Back-propagation for Bilevel Optimization, 2019, arXiv 1810.10667",
         maths=r"\theta \leftarrow \theta - \eta\, \mathbb{E}\, (I - \alpha \nabla^2 L(\theta_{k-1}, S))\, \nabla "
               r"L(\theta_k, Q)",
@@ -113,7 +109,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         cost="little memory for a task, whatever the network: the adapted parameters are a few numbers",
         use="Tasks that differ in a few hidden quantities, and when many adapted models are kept."),
     "imaml": Algorithm(
-        _sgd, Implicit(regularisation=1.0), last_step,
+        gradient_descent, Implicit(regularisation=1.0), last_step,
         "the implicit gradient at the minimum of a regularised inner loss",
         "Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019, arXiv 1909.04630",
         maths=r"\theta^* = \arg\min_\phi L(\phi, S) + \tfrac\lambda2 \lVert\phi - \theta\rVert^2, \qquad "
@@ -122,21 +118,23 @@ ALGORITHMS: dict[str, Algorithm] = {
         cost="a linear solve of up to 20 Hessian-vector products instead of one for each inner step; constant memory",
         use="Inner loops that run until they have converged."),
     "reptile": Algorithm(
-        _sgd, FirstOrder(), reptile, "moves the initialisation towards the adapted parameters",
+        gradient_descent, FirstOrder(), reptile, "moves the initialisation towards the adapted parameters",
         "Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018, arXiv 1803.02999",
         maths=r"\theta \leftarrow \theta + \eta\, \mathbb{E}\, (\theta_k - \theta), \qquad \theta_{t+1} = \theta_t "
               r"- \alpha \nabla L(\theta_t, S)",
         cost="the cheapest meta-gradient; it needs several inner steps",
         use="Where not even the query gradient is to be taken at the adapted parameters."),
     "sharp-maml": Algorithm(
-        _sgd, Mixed(), last_step, "MAML whose meta-gradient is taken at the worst point nearby (its outer variant)",
+        gradient_descent, Mixed(), last_step,
+        "MAML whose meta-gradient is taken at the worst point nearby (its outer variant)",
         "Abbas et al.: Sharp-MAML: Sharpness-Aware Model-Agnostic Meta Learning, 2022, arXiv 2206.03996",
         maths=r"\min_\theta \max_{\lVert\epsilon\rVert \le \rho} \mathbb{E}\, L(\theta_k(\theta + \epsilon), Q)",
         outer=OuterTraits(radius=0.05),
         cost="twice the time of MAML",
         use="Few training tasks, which MAML would learn by heart."),
     "joint": Algorithm(
-        _sgd, FirstOrder(), last_step, "no inner loop: one model for all tasks, then fine-tuned on each", MAML,
+        gradient_descent, FirstOrder(), last_step,
+        "no inner loop: one model for all tasks, then fine-tuned on each", MAML,
         maths=r"\min_\theta \mathbb{E}\, L(\theta, Q), \qquad \text{and } \theta_{t+1} = \theta_t - \alpha \nabla "
               r"L(\theta_t, S) \text{ at test}",
         adapts=False,

@@ -68,6 +68,7 @@ class Locomotion:
     """
 
     discrete = False
+    background = True  # MuJoCo steps without Python's lock
 
     def __init__(
         self,

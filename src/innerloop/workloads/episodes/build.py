@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from innerloop import tasks
+from innerloop import models, tasks
 from innerloop.core import losses
 from innerloop.core.algorithms import Algorithm, MetaLearner
 from innerloop.core.algorithms.learner import partitioned
@@ -20,8 +20,8 @@ from innerloop.models import Model
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.tasks.images import require_episodes
 from innerloop.types import Adjoint, InnerRule, Loss, MetaLoss, TaskDistribution
-from innerloop.workloads.episodes.config import Config, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
-from innerloop.workloads.episodes.data import miniimagenet, omniglot
+from innerloop.workloads.episodes.config import Config, GlyphTasks, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.data import glyphs, miniimagenet, omniglot
 from innerloop.workloads.episodes.data.omniglot import Labelled, Part
 from innerloop.workloads.episodes.network import network
 from innerloop.workloads.episodes.row import require_fitting, sizes_of, varied
@@ -99,6 +99,13 @@ class Experiment:
         """What is computed where training is logged, beside the metrics of every step: for `outer.repeat`."""
         return self.learner.diagnostics
 
+    @property
+    def losses_together(self) -> dict[str, Loss]:
+        """The same of several members of an ensemble, along a leading axis of the parameters."""
+        probabilities = self.config.kind == "classification"
+        together = models.ensemble(self.model, probabilities=probabilities)
+        return _judges(self.config, together, losses.cross_entropy if probabilities else losses.squared_error)
+
     def initial_state(self) -> MetaState:
         """The state before the first meta-step, which the seed fixes."""
         return self.learner.init(jax.random.key(self.config.seed, impl="threefry2x32"))
@@ -132,6 +139,13 @@ class Experiment:
         return said
 
     def training_tasks(self) -> TaskDistribution:
+        """The tasks of training, each inner step on as many support examples as are configured."""
+        inner = self.config.inner
+        whole = self.whole_training_tasks()
+        return tasks.Minibatched(whole, inner.steps, inner.batch) if inner.batch else whole
+
+    def whole_training_tasks(self) -> TaskDistribution:
+        """The same with one support set for all inner steps."""
         return self.distribution("train", self.config.tasks.shots, self.config.tasks.queries)
 
     def require_tasks(self) -> None:
@@ -187,7 +201,7 @@ def assemble(config: Config, data: Data) -> Experiment:
         criterion,
         inner_rate=inner.learning_rate,
         steps=inner.steps,
-        optimizer=base_optimizer(config, falls=outer.schedule == "cosine" and not row.outer.cosine),
+        optimizer=base_optimizer(config, falls=not row.outer.cosine),
         meta_batch=outer.meta_batch,
         iterations=outer.iterations,
         layout=layout,
@@ -196,16 +210,19 @@ def assemble(config: Config, data: Data) -> Experiment:
         running_decay=config.network.running_decay,
         **sizes,
     )
-    model = learner.model
+    return Experiment(config, row, learner, _judges(config, learner.model, criterion), layout, data)
+
+
+def _judges(config: Config, model: Model, criterion: losses.Criterion) -> dict[str, Loss]:
+    """The losses by which query sets are evaluated at test, by name."""
+    chosen = config.network.normalisation
     if chosen == "none":
-        eval_losses = {"query": learner.query_loss}
-    else:
-        inductive = "running" if chosen == "running" else "support"
-        eval_losses = {
-            "transductive": losses.supervised(model, criterion),
-            "inductive": losses.supervised(model, criterion, inductive),
-        }
-    return Experiment(config, row, learner, eval_losses, layout, data)
+        return {"query": losses.supervised(model, criterion)}
+    inductive = "running" if chosen == "running" else "support"
+    return {
+        "transductive": losses.supervised(model, criterion),
+        "inductive": losses.supervised(model, criterion, inductive),
+    }
 
 
 def load_data(config: Config, announce: Callable[[str], None]) -> Data:
@@ -215,13 +232,19 @@ def load_data(config: Config, announce: Callable[[str], None]) -> Data:
         return Data(omniglot.load(config.data_dir, chosen.split, chosen.split_seed, chosen.rotations, announce))
     if isinstance(config.tasks, MiniImageNetTasks):
         return Data(miniimagenet.load(config.data_dir, announce))
+    if isinstance(config.tasks, GlyphTasks):
+        return Data(glyphs.load(config.tasks.rotations, announce))
     return Data(None)
 
 
 def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformation:
-    """The configured outer optimiser, its step size falling along a cosine or constant."""
+    """The configured outer optimiser, with its schedule if it `falls`, or else a constant step size."""
     outer = config.outer
-    rate = optax.cosine_decay_schedule(outer.learning_rate, outer.iterations) if falls else outer.learning_rate
+    rate: optax.ScalarOrSchedule = outer.learning_rate
+    if falls and outer.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(outer.learning_rate, outer.iterations)
+    elif falls and outer.schedule == "linear":
+        rate = optax.linear_schedule(outer.learning_rate, 0.0, outer.iterations)
     optimizer = {"adam": optax.adam, "sgd": optax.sgd}[outer.optimizer](rate)
     return optax.chain(optax.clip(outer.clip), optimizer) if outer.clip else optimizer
 
@@ -229,5 +252,5 @@ def base_optimizer(config: Config, *, falls: bool) -> optax.GradientTransformati
 def outer_optimizer(config: Config) -> optax.GradientTransformation:
     """The configured outer optimiser where no algorithm adds to it; running averages follow their own rate."""
     running = config.network.running_decay if config.network.normalisation == "running" else None
-    optimizer = base_optimizer(config, falls=config.outer.schedule == "cosine")
+    optimizer = base_optimizer(config, falls=True)
     return partitioned(optimizer, rule_share=1.0, running_decay=running)

@@ -80,7 +80,24 @@ class MiniImageNetTasks:
     """query images of each class in training"""
 
 
-Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks
+@dataclass(frozen=True)
+class GlyphTasks:
+    """Episodes of letters in the typefaces of matplotlib, 28x28, ink = 1: Latin and Cyrillic in training, Greek in
+    validation, Armenian and Georgian at test."""
+
+    KIND: ClassVar[str] = "glyphs"
+
+    ways: Annotated[int, Bounds(2, LARGEST)] = 20
+    """classes in an episode"""
+    shots: Count = 1
+    """support images of each class"""
+    queries: Count = 1
+    """query images of each class in training"""
+    rotations: bool = True
+    """whether each training letter turned by 90, 180 and 270 degrees is a further class"""
+
+
+Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks | GlyphTasks
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,14 @@ class Inner:
     """step size on the mean loss of the support set"""
     steps: Whole = 1
     """updates in training"""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """gradient descent, or Adam without momentum (its first decay 0), as Reptile takes it"""
+    batch: Whole = 0
+    """support examples of an inner step in training, drawn without replacement; 0: all"""
+    bound_growth: NotNegative = 0.0
+    """largest norm of an inner gradient relative to the task's first, in training and at test; 0 for no bound"""
+    bound_norm: NotNegative = 0.0
+    """largest norm of an inner gradient, in training and at test; 0 for no bound"""
 
 
 @dataclass(frozen=True)
@@ -129,8 +154,8 @@ class Outer:
     """outer optimiser"""
     learning_rate: Positive = 1e-3
     """its step size"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """course of the step size over the iterations"""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """course of the step size over the iterations: constant, or falling to 0"""
     clip: NotNegative = 0.0
     """largest absolute value of an entry of the meta-gradient; 0 for no bound"""
 
@@ -151,6 +176,8 @@ class Variant:
     """imaml: largest number of steps of the conjugate gradient"""
     tolerance: Inside = 1e-4
     """imaml: relative residual at which the linear system counts as solved"""
+    line_search: bool = False
+    """imaml: whether an inner step that does not lower the inner loss is not taken, and the step size searched"""
     radius: Positive = 0.05
     """sharp-maml: distance at which the meta-gradient is taken"""
     first_order_until: Inside = 1 / 3
@@ -173,6 +200,9 @@ class Evaluation:
     """inner steps at test"""
     seed: Whole = 1
     """fixes the test tasks"""
+    ensemble: Annotated[int, Bounds(0, 5)] = 0
+    """how many of the checkpoints best on validation tasks predict together, each adapted on its own, in a row more;
+    0 for none. MAML++ is published with 5"""
     baselines: bool = True
     """whether to compare with training from scratch and with pre-training on all tasks"""
     baseline_iterations: Count = 2000
@@ -220,6 +250,8 @@ def check(config: Config) -> None:
         raise InnerloopError(
             f"--network.widths is {config.network.widths}; the blocks of a convnet have the same number of filters."
         )
+    if config.inner.bound_growth and config.inner.bound_norm:
+        raise InnerloopError("--inner.bound-growth and --inner.bound-norm exclude each other; leave one of them out.")
     if not config.evaluation.shots or min(config.evaluation.shots) < 1:
         raise InnerloopError(
             f"--evaluation.shots is {config.evaluation.shots}; give at least one number, each at least 1."

@@ -3,11 +3,12 @@
 from innerloop import models
 from innerloop.errors import InnerloopError
 from innerloop.models import Model, NetworkDescription
-from innerloop.workloads.episodes.config import Config, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
-from innerloop.workloads.episodes.data import miniimagenet, omniglot
+from innerloop.workloads.episodes.config import Config, GlyphTasks, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.data import glyphs, miniimagenet, omniglot
 
 IMAGE_SHAPES = {
     OmniglotTasks: (omniglot.SIDE, omniglot.SIDE, 1),
+    GlyphTasks: (glyphs.SIDE, glyphs.SIDE, 1),
     MiniImageNetTasks: (miniimagenet.SIDE, miniimagenet.SIDE, 3),
 }
 

@@ -9,12 +9,12 @@ import numpy as np
 from innerloop import artifacts
 from innerloop.errors import InnerloopError
 from innerloop.exported import episodes
-from innerloop.exported.episodes import Description
+from innerloop.exported.description import Description
 from innerloop.pictures import ImageFormat, images_below
 from innerloop.runs import machine, predictions
 from innerloop.types import Meta
 from innerloop.workloads.episodes.build import Experiment
-from innerloop.workloads.episodes.config import Config, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.config import Config, GlyphTasks, OmniglotTasks, SinusoidTasks
 from innerloop.workloads.episodes.network import IMAGE_SHAPES, described_network
 
 MODEL_CHOICE = "choose a model of Omniglot or miniImageNet, or adapt it in Python: innerloop.load(folder)"
@@ -53,6 +53,7 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
         task=config.kind,
         algorithm=config.algorithm,
         inner_rate=config.inner.learning_rate,
+        inner_optimizer=config.inner.optimizer,
         steps=config.inner.steps,
         test_steps=config.evaluation.steps,
         normalisation=config.network.normalisation,
@@ -61,6 +62,9 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
         features=features,
         ways=classes,
         regularisation=config.variant.regularisation,
+        line_search=config.variant.line_search,
+        bound_growth=config.inner.bound_growth,
+        bound_norm=config.inner.bound_norm,
         image=image_format(config),
         facts=facts,
     )
@@ -69,7 +73,7 @@ def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Descr
 def image_format(config: Config) -> ImageFormat | None:
     """How images are made into what the network was trained on, as the loader of the data does."""
     shape = IMAGE_SHAPES.get(type(config.tasks))
-    return None if shape is None else ImageFormat(*shape, inverted=isinstance(config.tasks, OmniglotTasks))
+    return None if shape is None else ImageFormat(*shape, inverted=isinstance(config.tasks, OmniglotTasks | GlyphTasks))
 
 
 def adapt(folder: Path, support: Path, query: Path, out: Path, say: Callable[[str], None]) -> None:

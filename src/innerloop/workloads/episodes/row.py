@@ -35,6 +35,7 @@ def varied(config: Config) -> Algorithm:
         "regularisation": isinstance(adjoint, Implicit),
         "solver_steps": isinstance(adjoint, Implicit),
         "tolerance": isinstance(adjoint, Implicit),
+        "line_search": isinstance(adjoint, Implicit),
         "radius": row.outer.radius > 0,
         "first_order_until": isinstance(adjoint, Annealed),
         "all_steps_until": row.objective.needs_progress,
@@ -49,7 +50,11 @@ def varied(config: Config) -> Algorithm:
     elif isinstance(adjoint, Annealed):
         adjoint = replace(adjoint, anneal_fraction=variant.first_order_until)
     elif isinstance(adjoint, Implicit):
-        adjoint = Implicit(variant.regularisation, ConjugateGradient(variant.solver_steps, variant.tolerance))
+        solver = ConjugateGradient(variant.solver_steps, variant.tolerance)
+        adjoint = Implicit(variant.regularisation, solver, variant.line_search)
+    if config.inner.optimizer == "adam":
+        row = row.with_adam()
+    row = row.bounded(growth=config.inner.bound_growth, norm=config.inner.bound_norm)
     return row._replace(
         adjoint=adjoint,
         objective=multi_step(variant.all_steps_until) if row.objective.needs_progress else row.objective,
@@ -68,6 +73,13 @@ def require_fitting(config: Config) -> None:
         raise InnerloopError(f"--algorithm {name} classifies, and these tasks are regression; leave it out.")
     if row.network == "prototypes" and not config.inner.steps:
         raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
+    if config.inner.batch and (not row.adapts or not config.inner.steps or row.network == "prototypes"):
+        raise InnerloopError(f"--inner.batch has no effect with --algorithm {name}; leave it out.")
+    if config.inner.batch and isinstance(row.adjoint, Implicit):
+        raise InnerloopError(
+            f"--inner.batch is {config.inner.batch}, but --algorithm {name} needs one support set for all inner steps, "
+            "whose loss has a minimum; leave it out."
+        )
     if row.network == "context" and network.kind != "mlp":
         raise InnerloopError(f"--algorithm {name} takes --network.kind mlp, whose input a context can join.")
     if row.network != "any" and network.normalisation == "running":

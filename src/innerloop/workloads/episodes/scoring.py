@@ -1,6 +1,6 @@
 """The evaluation of a run: adaptation curves on fixed test tasks, beside the baselines of the paper."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from innerloop.core.evaluate import evaluate
 from innerloop.core.layout import Layout
 from innerloop.core.trees import path_name
 from innerloop.runs import codec
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, counted, estimate
 from innerloop.runs.workload import Comparable
@@ -36,17 +37,21 @@ BATCH = 128
 TEST = ("tasks", "shots", "queries", "seed")
 """The settings of an evaluation that its test tasks depend on."""
 
+BEST = ", best on validation"
+ENSEMBLE = ", {} best together"
+"""What is added to a method's name for what it learned at its best validation scores."""
 SCRATCH = "random initialisation"
 PRETRAINED = "pre-trained on all tasks"
 
 
-def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
+def score(experiment: Experiment, last: Validated, progress: Progress, best: Sequence[Validated] = ()) -> Result:
     """Evaluate what was learned.
 
     Args:
         experiment: what was trained; its `config.evaluation` says what is measured.
-        meta: what was learned.
+        last: what was learned in the end.
         progress: what is said meanwhile.
+        best: what was learned at the best validation scores, the best first.
 
     Returns:
         For each number of shots a table of methods, with every metric after 0, 1, ..., k inner steps; and the scores of
@@ -55,7 +60,14 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
     config = experiment.config
     settings = config.evaluation
     curves = Curves(experiment)
-    contestants: list[tuple[str, Curves, Params, bool]] = [(config.algorithm, curves, meta, False)]
+    contestants: list[tuple[str, Curves, Params, bool]] = [(config.algorithm, curves, last.learned, False)]
+    if best and best[0].step != last.step:
+        contestants.append((f"{config.algorithm}{BEST}", curves, best[0].learned, False))
+    if settings.ensemble > 1 and len(best) > 1:
+        members = [each.learned for each in best[: settings.ensemble]]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *members)
+        together = f"{config.algorithm}{ENSEMBLE.format(len(members))}"
+        contestants.append((together, Curves(experiment, ensemble=True), stacked, False))
     if settings.baselines:
         # The network itself, without what the algorithm asks of it: the baselines are the same for every algorithm.
         plain = assemble(
@@ -87,6 +99,7 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
         "test_seed": settings.seed,
         "queries": settings.queries,
         "tables": tables,
+        "best": [{"step": each.step, "score": each.score} for each in best],
     }
     evaluated = dict.fromkeys(of_method for _, of_method, _, _ in contestants)
     return Result(values, {name: scores for of_method in evaluated for name, scores in of_method.kept.items()})
@@ -135,12 +148,17 @@ def score_name(method: str, judge: str, shots: int) -> str:
 class Curves:
     """Adaptation curves on validation and test tasks; each shape is compiled once.
 
+    Args:
+        experiment: what was trained.
+        ensemble: whether what is evaluated are several that predict together, along a leading axis of all leaves.
+
     Attributes:
         kept: the scores of the single test tasks, see `score_name`.
     """
 
-    def __init__(self, experiment: Experiment):
-        self._experiment = experiment
+    def __init__(self, experiment: Experiment, *, ensemble: bool = False):
+        self._experiment, self._ensemble = experiment, ensemble
+        self._losses = experiment.losses_together if ensemble else experiment.eval_losses
         self._settings = experiment.config.evaluation
         layout = experiment.layout
         self._layout = Layout(layout.shards, layout.chunk or 50)
@@ -208,9 +226,10 @@ class Curves:
                     rule=self._tuned if tuned else self._experiment.rule,
                     steps=self._settings.steps,
                     num_tasks=count,
-                    query_losses=self._experiment.eval_losses,
+                    query_losses=self._losses,
                     layout=self._layout,
                     adjoint=self._experiment.forward,
+                    ensemble=self._ensemble,
                 )
             )
         curves = self._compiled[tuned, count](self._layout.replicate(meta), self._tasks[part, shots], key)
@@ -228,7 +247,7 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
     params_key, run_key, head_key = jax.random.split(_key(BASELINE_SEED + config.seed), 3)
     if config.kind == "regression":
         model, loss, batch = experiment.model, experiment.loss, config.outer.meta_batch
-        source = experiment.training_tasks()
+        source = experiment.whole_training_tasks()
     else:
         images = (experiment.data.parts or {})["train"]
         classes, labels = np.unique(images.y, return_inverse=True)

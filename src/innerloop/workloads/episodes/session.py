@@ -12,6 +12,7 @@ import numpy as np
 from innerloop.core.outer import MetaState
 from innerloop.core.trees import arrays_of
 from innerloop.runs import codec, machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import Examined, StepInfo
@@ -100,14 +101,20 @@ class EpisodesSession:
         """The time of a meta-step, averaged over training."""
         return tune.mean_seconds(self.experiment)
 
-    def evaluate(self, state: MetaState) -> Result:
-        return scoring.score(self.experiment, state.meta, self.progress)
+    def evaluate(self, state: MetaState, best: Sequence[Validated] = ()) -> Result:
+        last = Validated(self.step_of(state), float("nan"), state.meta)
+        return scoring.score(self.experiment, last, self.progress, best)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return report.tables(result, self.config)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        return [*self.experiment.remarks(), *training.remarks(records, self.config)]
+        return [*self.experiment.remarks(), *training.remarks(records, self.config), *self._best(result)]
+
+    def _best(self, result: Mapping[str, Any]) -> list[str]:
+        """Which meta-step was best on validation tasks."""
+        steps = [each["step"] for each in result.get("best", ())]
+        return [f"the best validation score is that of meta-step {steps[0]:,}"] if steps else []
 
     def sections(
         self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]

@@ -57,9 +57,12 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
         state, metrics = steps(state, tasks, np.int32(count))
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         done += count
+        score = None
         if validate and (done % (config.log.every * config.log.validate_every) == 0 or done == total):
-            values |= validate(state.meta)
-        yield StepInfo(state, done, total, values, training_line(values))
+            found = validate(state.meta)
+            score = validate.score(found)
+            values |= found
+        yield StepInfo(state, done, total, values, training_line(values), score=score)
 
 
 class Validation:
@@ -71,6 +74,9 @@ class Validation:
 
     def __init__(self, experiment: Experiment):
         config = experiment.config
+        metric, _, _ = experiment.scale_metric()
+        self._decides = f"validation/{next(iter(experiment.eval_losses))}/{metric}"
+        self._sign = -1.0 if metric == "loss" else 1.0
         tasks = experiment.distribution("val", config.evaluation.shots[0], config.evaluation.queries)
         self._layout = experiment.layout
         self._tasks = self._layout.replicate(tasks)
@@ -91,6 +97,10 @@ class Validation:
     def __call__(self, meta: Any) -> dict[str, float]:
         curves = self._evaluate(self._layout.replicate(meta), self._tasks, self._key)
         return {f"validation/{name}": float(np.mean(np.asarray(curve)[:, -1])) for name, curve in curves.items()}
+
+    def score(self, values: Mapping[str, float]) -> float:
+        """Of what a call gave, the number by which trainings are compared: more is better."""
+        return self._sign * values[self._decides]
 
 
 def training_line(values: Mapping[str, float]) -> str:

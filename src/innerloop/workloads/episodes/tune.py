@@ -92,6 +92,9 @@ def candidates(config: Config) -> list[Layout]:
     else:
         both = [first, replace(first, shards=devices)]
         others = both[1:] + ([replace(item, adjoint="reverse") for item in both] if exact and steps else [])
+    if config.layout.levels:
+        first, others = replace(first, loop="scanned"), [replace(item, loop="scanned") for item in others]
+        others = [item for item in others if item.adjoint != "reverse"]
     fixed = {name: value for name, value in asdict(config.layout).items() if value not in (0, "auto")}
     ways = list(dict.fromkeys(replace(item, **fixed) for item in (first, *others)))
     return [
@@ -173,6 +176,7 @@ def in_words(layout: Layout) -> str:
         f"{layout.shards} {'device' if layout.shards == 1 else 'devices'}",
         f"{layout.chunk} {'task' if layout.chunk == 1 else 'tasks'} at a time" if layout.chunk else "all tasks at once",
         *(word for word in (layout.adjoint, layout.loop, layout.convolution) if word != "auto"),
+        *([f"{layout.levels} {'level' if layout.levels == 1 else 'levels'} of segments"] if layout.levels else []),
     ]
     return ", ".join(parts)
 

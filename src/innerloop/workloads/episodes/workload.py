@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Episodes:
-    """Sinusoids, Omniglot and miniImageNet: tasks that are drawn anew for every meta-step."""
+    """Sinusoids, Omniglot, miniImageNet and printed letters: tasks that are drawn anew for every meta-step."""
 
     name = "episodes"
     Config = Config

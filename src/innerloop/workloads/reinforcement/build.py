@@ -12,7 +12,7 @@ from innerloop import models, rl
 from innerloop.core import algorithms
 from innerloop.core.layout import Layout
 from innerloop.rl.returns import Baseline
-from innerloop.rl.types import HostEnv, JaxEnv
+from innerloop.rl.types import BackgroundEnv, HostEnv, JaxEnv
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.types import InnerRule
 from innerloop.workloads.reinforcement.config import Config
@@ -34,6 +34,7 @@ class Clocked:
         self.name, self.tasks = env.name, env.tasks
         self.num_envs, self.horizon, self.discrete = env.num_envs, env.horizon, env.discrete
         self.observation_size, self.action_size = env.observation_size, env.action_size
+        self.background = isinstance(env, BackgroundEnv) and env.background
 
     def reset(self, tasks: np.ndarray, seeds: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
         start = time.perf_counter()
@@ -162,6 +163,7 @@ def outer_update(config: Config) -> rl.OuterUpdate:
             divergence=outer.divergence,
             cap=outer.cap,
             curvature_tasks=outer.curvature_tasks,
+            curvature_every=outer.curvature_every,
         )
     optimizer = optax.adam(outer.learning_rate)
     return rl.ppo(optimizer, epochs=outer.epochs, clip=outer.clip) if outer.update == "ppo" else rl.Descent(optimizer)

@@ -72,6 +72,8 @@ class Outer:
     """trust-region: the largest mean divergence of the other of the two, in nats; 0: any"""
     curvature_tasks: Whole = 0
     """trust-region: tasks that the curvature is computed from; gradient and line search are over all; 0: all"""
+    curvature_every: Count = 1
+    """trust-region: the curvature is computed from every so-manyth step of these tasks"""
     cg_iterations: Count = 10
     """trust-region: iterations of conjugate gradients, at most; more follow the batch's noise more closely"""
     damping: NotNegative = 1e-5
@@ -144,7 +146,7 @@ class Config:
 WITHOUT_EFFECT = {
     **{
         f"outer.{name}": ("trust-region",)
-        for name in ("bound", "divergence", "cap", "curvature_tasks", "cg_iterations", "damping")
+        for name in ("bound", "divergence", "cap", "curvature_tasks", "curvature_every", "cg_iterations", "damping")
     },
     "outer.learning_rate": ("ppo", "policy-gradient"),
     "outer.epochs": ("ppo",),

@@ -1,43 +1,33 @@
-"""The report of a run in reinforcement learning, and its pictures."""
+"""The report of a run in reinforcement learning."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, cast
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from innerloop import rl
-from innerloop.extras import require
 from innerloop.rl.types import HostEnv
 from innerloop.runs import plots
+from innerloop.runs.progress import duration
 from innerloop.runs.results import Section, Table, adaptation_table, counted
-from innerloop.types import Meta, Params
-from innerloop.workloads.reinforcement import scoring
+from innerloop.types import Meta
+from innerloop.workloads.reinforcement import pictures, published, scoring
 from innerloop.workloads.reinforcement.build import Experiment
 from innerloop.workloads.reinforcement.config import Config
 from innerloop.workloads.reinforcement.recipes import RECIPES
 
-SHOWN_TASKS, SHOWN_EPISODES = 3, 4
-FRAME_STEPS, SPEED = 4, 0.5
-"""Simulation steps between two frames of a video, and how fast it runs beside the robot."""
-WIDTH, HEIGHT, METRE = 760, 150, 60
-"""Of each strip of a video in pixels, and how many of them a metre takes."""
-INK, GROUND, PAPER = (27, 31, 36), (170, 178, 186), (255, 255, 255)
-
 
 def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
     """The returns of each method after 0, 1, ... updates, beside the published ones."""
-    published = RECIPES[config.recipe].published if config.recipe in RECIPES else ()
+    figures = RECIPES[config.recipe].published if config.recipe in RECIPES else ()
     return [
         adaptation_table(
             f"{result['unit']} of an episode: mean ± 95 % interval, {result['test_tasks']} test tasks",
             result,
             table,
-            published=published,
+            published=figures,
             notes=_notes(result, table),
         )
         for table in result["tables"]
@@ -75,8 +65,8 @@ def sections(
     found = scoring.walk(experiment, meta)
     walks = [_relative(leaf) for leaf in jax.tree.leaves(found.params)]
     paths, share = plots.plot_paths([walk[: plots.SHOWN_PATHS] for walk in walks])
-    published = recipe.published if recipe else ()
-    curves = [plots.adaptation_curve(result, table, published, xlabel="updates") for table in result["tables"]]
+    figures = recipe.published if recipe else ()
+    curves = [plots.adaptation_curve(result, table, figures, xlabel="updates") for table in result["tables"]]
     shown = [
         Section(
             "What adaptation achieves",
@@ -84,7 +74,8 @@ def sections(
             "The mean return of an episode on the test tasks of the published results, with its 95 % interval over "
             "tasks. What is collected with an updated policy measures it, and makes the next update.",
         ),
-        pictures(experiment, found),
+        *single_tasks(config, result),
+        behaviour(experiment, found),
         Section(
             "Fast weights",
             f"<figure>{paths}</figure>",
@@ -95,7 +86,8 @@ def sections(
         Section(
             "Learning",
             f"<figure>{plots.learning_curves(records, {'mean return': lines(records)}, unit='iteration')}</figure>",
-            "Training tasks: the mean return of what is collected before adaptation and after each update.",
+            "Training tasks: the mean return of what is collected before adaptation and after each update. "
+            + spent(experiment, records),
         ),
     ]
     if recipe and recipe.deviations:
@@ -115,113 +107,50 @@ def lines(records: Sequence[Mapping[str, Any]]) -> list[plots.Line]:
     return found
 
 
-def pictures(experiment: Experiment, found: rl.Adaptation) -> Section:
+def spent(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
+    """How many steps and how much time training took, in a sentence."""
+    config = experiment.config
+    starts = [0, *(record["step"] for record in records)]
+    seconds = [
+        (record["step"] - start) * config.outer.meta_batch / record["tasks_per_second"]
+        for start, record in zip(starts, records, strict=False)
+    ]
+    collections = 1 + (config.inner.steps if experiment.algorithm.adapts else 0)
+    steps = starts[-1] * config.outer.meta_batch * collections * config.sampling.episodes * experiment.horizon
+    most = "at least" if config.sampling.rule == "steps" else "at most"
+    return (
+        f"{starts[-1]:,} iterations with {most} {steps:,} steps of {config.environment}, in {duration(sum(seconds))} "
+        "without compiling."
+    )
+
+
+def single_tasks(config: Config, result: Mapping[str, Any]) -> list[Section]:
+    """The return of each test task against its goal, before those that were published."""
+    rows = [row for table in result["tables"] for row in table["rows"] if row["method"] == config.algorithm]
+    if not rows:
+        return []
+    returns = np.asarray(rows[0]["per_task"])
+    beside = published.returns(config.environment)
+    caption = "Each point is a test task." + (f" Crosses: {published.source()}." if beside is not None else "")
+    picture = pictures.goals(scoring.tasks(config), {config.algorithm: returns}, beside)
+    return [Section("Each test task", f"<figure>{picture}</figure>", caption)]
+
+
+def behaviour(experiment: Experiment, found: rl.Adaptation) -> Section:
     """What the adapted policies do."""
     name = experiment.config.environment
     if not isinstance(experiment.env, HostEnv):
         caption = (
-            f"Three test tasks, each a row: the paths of {SHOWN_EPISODES} episodes to the goal (star), before "
+            f"Three test tasks, each a row: the paths of {pictures.SHOWN_EPISODES} episodes to the goal (star), before "
             "adaptation and after each update."
         )
-        return Section("Trajectories", f"<figure>{trajectories(experiment, found)}</figure>", caption)
+        return Section("Trajectories", f"<figure>{pictures.trajectories(experiment, found)}</figure>", caption)
     caption = (
-        f"{name}, one test task, half the real speed: above the policy before adaptation, below after "
-        f"{counted(found.returns.shape[1] - 1, 'update')}. A mark on the ground is a metre from the next."
+        f"{name}, the test tasks with the least and the greatest goal side by side, at half the real speed: above the "
+        f"policy before adaptation, below after {counted(found.returns.shape[1] - 1, 'update')}. The picture follows "
+        "the robot; a mark on the ground is a metre from the next."
     )
-    return Section("Before and after adaptation", f"<figure>{video(experiment, found)}</figure>", caption)
-
-
-def trajectories(experiment: Experiment, found: rl.Adaptation) -> str:
-    """Paths in the plane, a row of pictures for each of the tasks that differ most in direction."""
-    goals = scoring.tasks(experiment.config)
-    chosen = _spread(goals)
-    updates = found.returns.shape[1]
-    figure, axes = plots.pyplot().subplots(
-        SHOWN_TASKS, updates, figsize=(2.3 * updates, 2.3 * SHOWN_TASKS), sharex=True, sharey=True, squeeze=False
-    )
-    for update in range(updates):
-        params = jax.tree.map(lambda leaf, update=update: jnp.asarray(leaf)[chosen, update], found.params)
-        rollouts = rl.collect(
-            experiment.env,
-            experiment.policy,
-            params,
-            jnp.asarray(goals[chosen], float),
-            jax.random.key(update),
-            episodes=SHOWN_EPISODES,
-        )
-        observed, mask = np.asarray(rollouts.observation)[..., :2], np.asarray(rollouts.mask)
-        for row in range(SHOWN_TASKS):
-            axis = axes[row][update]
-            for episode in range(SHOWN_EPISODES):
-                axis.plot(*observed[row, episode][mask[row, episode]].T, linewidth=0.9, alpha=0.8)
-            axis.plot(*goals[chosen[row]], "*", markersize=13, color="black")
-            axis.set_aspect("equal")
-            axis.set_title(f"{found.returns[chosen[row], update]:.1f}", fontsize=9)
-            if row == SHOWN_TASKS - 1:
-                axis.set_xlabel("before" if update == 0 else f"after {counted(update, 'update')}")
-    return plots.as_svg(figure)
-
-
-def video(experiment: Experiment, found: rl.Adaptation) -> str:
-    """A moving picture of one robot before and after adaptation, as an `<img>` element.
-
-    It is drawn from the capsules that the robot is made of, from the side, so it needs no graphics library of MuJoCo.
-    """
-    image = require("PIL.Image", "report", "The report")
-    gain = np.asarray(found.returns)[:, -1] - np.asarray(found.returns)[:, 0]
-    task = int(np.argsort(gain)[len(gain) // 2])
-    strips = []
-    for update in (0, found.returns.shape[1] - 1):
-        params = jax.tree.map(lambda leaf, update=update: jnp.asarray(leaf)[task, update], found.params)
-        strips.append(list(frames(experiment, params, np.asarray(scoring.tasks(experiment.config)[task]))))
-    length = max(map(len, strips))
-    strips = [[*strip, *[strip[-1]] * (length - len(strip))] for strip in strips]
-    images = [image.fromarray(np.concatenate(pair)).quantize(32) for pair in zip(*strips, strict=True)]
-    robot = cast(rl.envs.Locomotion, rl.envs.make(experiment.config.environment)).robot
-    shown = round(1000 * FRAME_STEPS * robot.model.opt.timestep / SPEED)
-    buffer = io.BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=shown, loop=0)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="the robot before and after adaptation" src="data:image/gif;base64,{data}">'
-
-
-def frames(experiment: Experiment, params: Params, task: np.ndarray) -> Any:
-    """An episode as pictures, `[height, width, 3]` each."""
-    from PIL import Image, ImageDraw
-
-    env = cast(rl.envs.Locomotion, rl.envs.make(experiment.config.environment, num_envs=1))
-    act = jax.jit(experiment.policy.__call__)
-    observation = env.reset(task[None], np.array([0]))
-    for t in range(env.horizon):
-        if t % FRAME_STEPS == 0:
-            ends, radius = env.capsules()
-            image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
-            draw = ImageDraw.Draw(image)
-            base = HEIGHT - 20
-            draw.line((0, base, WIDTH, base), fill=GROUND, width=2)
-            for metre in range(-8, 9):
-                draw.line((WIDTH / 2 + metre * METRE, base, WIDTH / 2 + metre * METRE, base + 8), fill=GROUND, width=2)
-            for (start, end), thick in zip(ends[..., (0, 2)], radius, strict=True):
-                (x1, y1), (x2, y2) = ((WIDTH / 2 + METRE * x, base - METRE * z) for x, z in (start, end))
-                r = METRE * thick
-                draw.line((x1, y1, x2, y2), fill=INK, width=max(round(2 * r), 1))
-                for x, y in ((x1, y1), (x2, y2)):
-                    draw.ellipse((x - r, y - r, x + r, y + r), fill=INK)
-            yield np.asarray(image)
-        action, _ = act(params, jnp.asarray(observation[0], float), jax.random.key(t))
-        step = env.step(task[None], np.asarray(action)[None])
-        observation = step.observation
-        if step.terminated[0]:
-            break
-
-
-def _spread(goals: np.ndarray) -> np.ndarray:
-    """Tasks whose goals lie far from each other: the farthest from the start, then the farthest from those chosen."""
-    chosen = [int(np.argmax(np.linalg.norm(goals, axis=1)))]
-    while len(chosen) < SHOWN_TASKS:
-        distances = np.linalg.norm(goals[:, None] - goals[chosen], axis=-1).min(axis=1)
-        chosen.append(int(np.argmax(distances)))
-    return np.array(chosen)
+    return Section("Before and after adaptation", f"<figure>{pictures.video(experiment, found)}</figure>", caption)
 
 
 def _relative(leaf: Any) -> np.ndarray:

@@ -35,12 +35,12 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
         InnerloopError: if it cannot be read at all.
     """
     loaded = load(config)
-    for each in (*loaded.reasons, *loaded.rows.notes):
-        say(f"  {each}")
+    for line in (*loaded.reasons, *loaded.rows.notes):
+        say(f"  {line}")
     findings = findings_of(config, loaded.rows)
     for text, wrong in findings:
         say(f"{'!' if wrong else ' '} {text}")
-    number = sum(each.wrong for each in findings)
+    number = sum(finding.wrong for finding in findings)
     say(f"{number} {'problem' if number == 1 else 'problems'} (marked !)" if number else "nothing is wrong")
     return int(bool(number))
 
@@ -106,7 +106,7 @@ def _missing(rows: Rows) -> list[Finding]:
     lines = []
     for name, values in rows.columns.items():
         if values.dtype.kind == "O":
-            missing = np.array([each is None for each in values])
+            missing = np.array([value is None for value in values])
         elif values.dtype.kind == "f":
             missing = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
         else:
@@ -121,7 +121,7 @@ def _constant(rows: Rows) -> list[Finding]:
     names = []
     for name, values in rows.columns.items():
         if values.dtype.kind == "O":
-            constant = len({each for each in values if each is not None}) < 2
+            constant = len({value for value in values if value is not None}) < 2
         else:
             constant = not (values != values[:1]).any()
         if constant:
@@ -190,8 +190,8 @@ def _twice(config: Config, rows: Rows) -> list[Finding]:
             digest.update(cell.tobytes() if isinstance(cell, np.ndarray | np.generic) else repr(cell).encode())
         digests.append(digest.digest())
         owners.setdefault(digests[-1], set()).add(int(rows.tasks[i]))
-    shared = np.array([len(owners[each]) > 1 for each in digests])
-    repeated = number - len({(each, int(task)) for each, task in zip(digests, rows.tasks[:number], strict=True)})
+    shared = np.array([len(owners[digest]) > 1 for digest in digests])
+    repeated = number - len({(digest, int(task)) for digest, task in zip(digests, rows.tasks[:number], strict=True)})
     lines = []
     if repeated:
         lines.append(Finding(f"{repeated:,} rows repeat the features of another row of their task"))

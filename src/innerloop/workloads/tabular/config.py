@@ -101,7 +101,7 @@ class Config:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        return tuple(each.strip() for each in self.features.split(",") if each.strip())
+        return tuple(part.strip() for part in self.features.split(",") if part.strip())
 
     @property
     def seconds(self) -> float | None:

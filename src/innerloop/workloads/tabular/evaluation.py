@@ -219,16 +219,16 @@ def _evaluated(
                 places = order[bounds[task] : bounds[task + 1]]
                 target = rows.target[places]
                 drawn = [draw(target, size, seed) for seed in range(draws)] if enough(target, size) else []
-                drawn = [each for each in drawn if judgeable(target[each[1]])]
+                drawn = [pair for pair in drawn if judgeable(target[pair[1]])]
                 if not drawn:
                     continue
                 names.append(name)
-                x = Inputs(*(each[places] for each in inputs))
+                x = Inputs(*(array[places] for array in inputs))
                 for method, measure in methods.items():
                     for metric, values in measure(x, target, drawn).items():
                         found[method].setdefault(metric, []).append(values)
         for method, metrics in found.items() if names else ():
-            final = {metric: [each[-1] for each in values] for metric, values in metrics.items()}
+            final = {metric: [value[-1] for value in values] for metric, values in metrics.items()}
             table.append({"method": method, "size": size, "tasks": len(names), "metrics": _summary(final)})
             by_task.setdefault(method, {})[str(size)] = dict(zip(names, _by_task(final), strict=True))
             scores |= {score_name(method, metric, size): np.array(values) for metric, values in metrics.items()}
@@ -288,17 +288,17 @@ def _adapted_scores(
 ) -> dict[str, list[float]]:
     """Every metric after 0, 1, ..., k inner steps, averaged over the draws of one task."""
     targets = [support_targets(learned, target[support]) for support, _ in drawn]
-    outputs = max(each.outputs for each in targets)
+    outputs = max(given.outputs for given in targets)
     size = padded_size(max(len(support) for support, _ in drawn))
     supports = [
-        pad(Inputs(*(each[support] for each in x)), given.y, size)[0]
+        pad(Inputs(*(array[support] for array in x)), given.y, size)[0]
         for (support, _), given in zip(drawn, targets, strict=True)
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *supports)
     adapted = learner.adapt_tasks(learned.design, outputs, learned.meta, stacked, trajectory=True)
     steps = adapted.losses.shape[1]
     params = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), adapted.params)
-    center, scale = (jnp.repeat(each, steps) for each in (adapted.center, adapted.scale))
+    center, scale = (jnp.repeat(unit, steps) for unit in (adapted.center, adapted.scale))
     members = Adapted(params, center, scale, adapted.losses.reshape(-1))
     every, count = pad(x, np.zeros(len(target)), padded_size(len(target)))
     scores = learner.outputs_of_members(learned.design, outputs, learned.meta, members, every.x)
@@ -311,7 +311,7 @@ def _adapted_scores(
             chosen = rows[:, list(given.places)] if given.labels else given.original(rows[:, 0])
             for name, value in metrics_of(target[query], given.labels, chosen, spread).items():
                 results.setdefault(name, [[] for _ in range(steps)])[step].append(value)
-    return {name: [float(np.mean(each)) for each in values] for name, values in results.items()}
+    return {name: [float(np.mean(by_draw)) for by_draw in values] for name, values in results.items()}
 
 
 def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, tuple[float, float]]:
@@ -324,4 +324,4 @@ def _summary(metrics: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, t
 
 
 def _by_task(metrics: dict[str, list[float]]) -> list[dict[str, float]]:
-    return [dict(zip(metrics, each, strict=True)) for each in zip(*metrics.values(), strict=True)]
+    return [dict(zip(metrics, of_task, strict=True)) for of_task in zip(*metrics.values(), strict=True)]

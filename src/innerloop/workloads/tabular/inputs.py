@@ -68,7 +68,7 @@ def query(learned: TrainedLearner, path: Path, target: str) -> Query:
         return Query(_pixels(learned, files), names, None, len(files), ())
     table = Table(path)
     columns = matching_columns(learned, table)
-    features = {each.name for each in columns}
+    features = {column.name for column in columns}
     labels = None
     notes: tuple[str, ...] = ()
     if target in table.columns:
@@ -76,12 +76,14 @@ def query(learned: TrainedLearner, path: Path, target: str) -> Query:
         notes = (f"{path} has the column {target!r}; it is not used for the predictions",)
         labels = values if known.all() else None
     names = [
-        name for name, each in table.columns.items() if name not in features and name != target and each.kind != "list"
+        name
+        for name, value in table.columns.items()
+        if name not in features and name != target and value.kind != "list"
     ]
     kept: dict[str, list[str]] = {name: [] for name in names}
     for batch in table.batches(names) if names else ():
         for name in names:
-            kept[name] += ["" if each is None else str(each) for each in batch.column(name).to_pylist()]
+            kept[name] += ["" if value is None else str(value) for value in batch.column(name).to_pylist()]
     return Query(_read(learned, table, columns), kept, labels, table.rows, notes)
 
 
@@ -116,7 +118,7 @@ def _target(learned: TrainedLearner, table: Table, name: str) -> tuple[np.ndarra
     """The targets, and which rows have one."""
     if not learned.regression:
         labels = label_texts(table, name)
-        return labels, np.array([each is not None for each in labels])
+        return labels, np.array([label is not None for label in labels])
     column = table.columns[name]
     if column.kind not in ("number", "truth", "other"):
         raise InnerloopError(f"The target {name!r} of {table.path} holds text; the learner predicts numbers.")

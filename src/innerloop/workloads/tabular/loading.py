@@ -50,7 +50,7 @@ def load(config: Config) -> Loaded:
     reasons = [reason, *reasons]
     tasks, names = _tasks(table, config.task_column)
     notes = []
-    known = (tasks >= 0) & (np.isfinite(target) if numeric else np.array([each is not None for each in target]))
+    known = (tasks >= 0) & (np.isfinite(target) if numeric else np.array([label is not None for label in target]))
     if (tasks < 0).any():
         notes.append(f"{(tasks < 0).sum():,} rows without a task are left out")
     if (~known & (tasks >= 0)).any():
@@ -63,7 +63,7 @@ def load(config: Config) -> Loaded:
     columns = read(table, features, known)
     tasks, target = tasks[known], target[known]
     if kind == "classification":
-        target = np.array([label_text(each) for each in target.tolist()], object)
+        target = np.array([label_text(label) for label in target.tolist()], object)
     kept = np.unique(tasks)
     rows = Rows(
         columns,
@@ -97,7 +97,7 @@ def chosen_features(table: Table, asked: Sequence[str], special: Sequence[str]) 
     if not kept:
         why = f": {listed(left_out)}" if left_out else ""
         raise InnerloopError(f"{table.path} has no column to predict from{why}.")
-    reasons = [f"features: {listed([each.name for each in kept], 8)}, all columns that can be read; see --features"]
+    reasons = [f"features: {listed([column.name for column in kept], 8)}, all columns that can be read; see --features"]
     return kept, reasons + ([f"left out: {listed(left_out, 8)}"] if left_out else [])
 
 
@@ -109,14 +109,14 @@ def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:
         raise InnerloopError(f"--target is {column.name!r}, but {why}; choose another.")
     if column.kind == "number" and config.kind != "classification":
         return read(table, [column])[column.name], True
-    values = [each for batch in table.batches([column.name]) for each in batch.column(0).to_pylist()]
+    values = [value for batch in table.batches([column.name]) for value in batch.column(0).to_pylist()]
     if config.kind == "regression":
-        row, text = next((i, each) for i, each in enumerate(values, 1) if each is not None)
+        row, text = next((i, value) for i, value in enumerate(values, 1) if value is not None)
         raise InnerloopError(
             f"--kind is regression, but the target {column.name!r} holds {text!r} in row {row}; give numbers, or "
             "--kind classification."
         )
-    return np.array([label_text(each) for each in values], object), False
+    return np.array([label_text(value) for value in values], object), False
 
 
 def _kind(config: Config, target: np.ndarray) -> tuple[Kind, str]:
@@ -130,9 +130,9 @@ def _tasks(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
     index: dict[str, int] = {}
     parts = []
     for batch in table.batches([name]):
-        texts = [label_text(each) for each in batch.column(0).to_pylist()]
-        parts.append([-1 if each is None else index.setdefault(each, len(index)) for each in texts])
-    return np.concatenate([np.array(each, np.int64) for each in parts]), list(index)
+        texts = [label_text(value) for value in batch.column(0).to_pylist()]
+        parts.append([-1 if text is None else index.setdefault(text, len(index)) for text in texts])
+    return np.concatenate([np.array(part, np.int64) for part in parts]), list(index)
 
 
 def _parts(table: Table, config: Config, tasks: np.ndarray, names: list[str], known: np.ndarray) -> list[str]:
@@ -141,7 +141,7 @@ def _parts(table: Table, config: Config, tasks: np.ndarray, names: list[str], kn
         return []
     texts = np.concatenate(
         [
-            np.array([str(each) for each in b.column(0).to_pylist()], object)
+            np.array([str(value) for value in b.column(0).to_pylist()], object)
             for b in table.batches([config.split_column])
         ]
     )
@@ -160,7 +160,7 @@ def _within_memory(
     known: np.ndarray, tasks: np.ndarray, features: Sequence[Column], seed: int, budget: int | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """All rows, or as many of each task as memory holds: large tasks are thinned first."""
-    size = sum(each.width * (1 if each.small else 4 if each.kind == "list" else 16) for each in features)
+    size = sum(feature.width * (1 if feature.small else 4 if feature.kind == "list" else 16) for feature in features)
     most = max((budget or int(MEMORY_SHARE * machine.free_memory())) // max(3 * size, 1), 1)
     rows = np.flatnonzero(known)
     if len(rows) <= most:

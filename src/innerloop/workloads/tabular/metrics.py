@@ -76,7 +76,7 @@ def metrics_of(target: np.ndarray, labels: Sequence[str], scores: np.ndarray, sp
         error = float(np.sqrt(np.mean((scores - target) ** 2))) / spread
         constant = np.std(scores) == 0 or np.std(target) == 0
         return {"relative error": error, "correlation": 0.0 if constant else float(np.corrcoef(scores, target)[0, 1])}
-    truth = np.array([labels.index(each) if each in labels else -1 for each in target.tolist()])
+    truth = np.array([labels.index(label) if label in labels else -1 for label in target.tolist()])
     accuracy = {"accuracy": float(np.mean(np.argmax(scores, axis=1) == truth))}
     if len(labels) > 2:
         return accuracy

@@ -12,6 +12,7 @@ import numpy as np
 from innerloop.core.trees import arrays_of
 from innerloop.errors import InnerloopError
 from innerloop.runs import machine
+from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import Examined, StepInfo
@@ -102,7 +103,7 @@ class TabularSession:
         names = self.data.names_of(np.unique(tasks[~finite]))
         return Examined(before, [f"task {name}" for name in names], arrays_of(drawn))
 
-    def evaluate(self, state: Fit) -> Result:
+    def evaluate(self, state: Fit, best: Sequence[Validated] = ()) -> Result:
         untrained = self.data.learned(self._fitting.start(self.config.seed).best)
         found = evaluation.score(self.config, self.data, self._learner(state), self.progress, untrained)
         values = {"best_step": int(state.best_step), "settings": asdict(self.config.evaluation), **found.values}

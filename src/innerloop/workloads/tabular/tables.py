@@ -60,7 +60,7 @@ class Table:
         self.path = path
         self._arrow = require("pyarrow", "tabular", "Reading tables")
         if not path.exists():
-            near = nearest(path.name, [each.name for each in path.parent.iterdir()]) if path.parent.is_dir() else ""
+            near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
             raise InnerloopError(f"There is no file {path}{'; ' + near if near.startswith('did') else '.'}")
         if path.suffix.lower() not in SUFFIXES:
             raise InnerloopError(f"{path} is neither .parquet nor .csv; convert it to one of them.")
@@ -160,7 +160,7 @@ class Table:
         csv = require("pyarrow.csv", "tabular", "Reading tables")
         with self.path.open("rb") as file:
             head = file.readline()
-        delimiter = max(b",;\t", key=lambda each: head.count(bytes([each])))
+        delimiter = max(b",;\t", key=lambda byte: head.count(bytes([byte])))
         if head.count(bytes([delimiter])) >= MOST_COLUMNS:
             raise InnerloopError(
                 f"{self.path} has more than {MOST_COLUMNS:,} columns; put numbers that belong together into one, as "
@@ -227,18 +227,18 @@ class _Scan:
         self.numbers += count
         self.lists &= not count
         if len(self.seen) <= LARGEST_CATEGORIES:
-            self.seen.update(each for each in values.unique().to_pylist() if each is not None)
+            self.seen.update(value for value in values.unique().to_pylist() if value is not None)
 
     def _see_each(self, values: Arrow, before: int) -> None:
-        given = [(i, each) for i, each in enumerate(values.to_pylist()) if each is not None]
+        given = [(i, value) for i, value in enumerate(values.to_pylist()) if value is not None]
         if len(self.seen) <= LARGEST_CATEGORIES:
-            self.seen.update(each for _, each in given)
-        self.lists &= all(each.lstrip().startswith("[") for _, each in given)
+            self.seen.update(text for _, text in given)
+        self.lists &= all(text.lstrip().startswith("[") for _, text in given)
         if self.lists:
-            self.lengths |= {len(_listed(each) or ()) for _, each in given}
-        for i, each in given:
-            if number_in(each) is None:
-                self.first = self.first or (before + i + 1, each)
+            self.lengths |= {len(_listed(text) or ()) for _, text in given}
+        for i, text in given:
+            if number_in(text) is None:
+                self.first = self.first or (before + i + 1, text)
                 self.texts += 1
             else:
                 self.numbers += 1
@@ -250,7 +250,7 @@ class _Scan:
         if not self.first:
             problem = "" if total else "it is empty in every row"
             return Column(name, "number" if total else "other", problem=problem)
-        if {each.strip().lower() for each in self.seen} <= {"true", "false"}:
+        if {text.strip().lower() for text in self.seen} <= {"true", "false"}:
             return Column(name, "truth")
         if self.numbers > MOSTLY * total:
             row, text = self.first
@@ -295,7 +295,7 @@ def label_texts(table: Table, name: str) -> np.ndarray:
     """Class labels as texts, `None` where one is missing: 1 and 1.0 are `1`, True and TRUE are `true`."""
     return np.concatenate(
         [
-            np.array([label_text(each) for each in batch.column(name).to_pylist()], object)
+            np.array([label_text(value) for value in batch.column(name).to_pylist()], object)
             for batch in table.batches([name])
         ]
     )
@@ -317,10 +317,10 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
         texts = values.to_pylist()
         if column.kind == "list":
             empty = [np.nan] * column.width
-            return np.array([empty if each is None else _listed(each) for each in texts], np.float32)
+            return np.array([empty if text is None else _listed(text) for text in texts], np.float32)
         if column.kind == "truth":
-            return np.array([np.nan if each is None else float(each.strip().lower() == "true") for each in texts])
-        return np.array([np.nan if each is None else number_in(each) for each in texts], np.float64)
+            return np.array([np.nan if text is None else float(text.strip().lower() == "true") for text in texts])
+        return np.array([np.nan if text is None else number_in(text) for text in texts], np.float64)
     if column.kind == "list":
         if values.null_count:
             raise InnerloopError(
@@ -330,7 +330,7 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
         flat = values.flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(len(values), column.width)
     if column.kind == "truth":
-        return np.array([np.nan if each is None else float(each) for each in values.to_pylist()])
+        return np.array([np.nan if value is None else float(value) for value in values.to_pylist()])
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
 
 
@@ -338,6 +338,6 @@ def _listed(text: str) -> list[float] | None:
     """A list of numbers in a cell, such as `[0, 1.5, 2]`."""
     try:
         values = json.loads(text)
-        return [float(each) for each in values]
+        return [float(value) for value in values]
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None

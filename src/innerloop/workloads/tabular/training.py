@@ -60,12 +60,12 @@ def started(fitting: Fitting, config: Config, progress: Progress, began: float) 
     steps = 5
     before = time.monotonic()
     jax.block_until_ready(fitting.advance(trial, steps)[0])
-    each = (time.monotonic() - before) / steps
+    step_time = (time.monotonic() - before) / steps
     left = config.seconds - (time.monotonic() - began)
-    fit = fitting.limited(fitting.start(config.seed), int(RESERVE * left / each))
+    fit = fitting.limited(fitting.start(config.seed), int(RESERVE * left / step_time))
     if fitting.total(fit) < fitting.schedule.iterations:
         progress.say(
-            f"{fitting.total(fit):,} meta-steps of {1000 * each:.0f} ms fit into {config.time_limit} "
+            f"{fitting.total(fit):,} meta-steps of {1000 * step_time:.0f} ms fit into {config.time_limit} "
             f"(of {fitting.schedule.iterations:,})"
         )
     return fit

@@ -50,11 +50,11 @@ def verdict(found: Mapping[str, Any]) -> str:
         A sentence; empty where there is nothing to compare with.
     """
     standings = standings_of(found)
-    rivals = [each for each in standings if each.method != UNTRAINED]
-    sizes = sorted({each.size for each in rivals})
+    rivals = [standing for standing in standings if standing.method != UNTRAINED]
+    sizes = sorted({rival.size for rival in rivals})
     if not sizes:
         return ""
-    harmed = [each for each in standings if each.method == UNTRAINED and each.worse]
+    harmed = [standing for standing in standings if standing.method == UNTRAINED and standing.worse]
     if harmed:
         return (
             f"Training made it worse: negative transfer (the untrained learner is better {_at(harmed)}); do not use "
@@ -71,7 +71,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         return f"The tasks share nothing that helps: a model of each task alone does as well ({best.method})."
     if len(over_pooled) < len(sizes) and pooled:
         level = [pooled[size] for size in sizes if size not in over_pooled]
-        plain = [each for each in level if each.method == level[0].method]
+        plain = [standing for standing in level if standing.method == level[0].method]
         at = "" if len(level) == len(sizes) else f" {_at(level)}"
         rest = "" if not at else ", and a model of each task alone with other numbers of rows"
         return f"A pooled model does as well{at} ({plain[0].method}){rest}: use it."
@@ -96,18 +96,18 @@ def standings_of(found: Mapping[str, Any]) -> list[Standing]:
 def _strongest(rivals: Sequence[Standing], kind: str) -> dict[int, Standing]:
     """Of the rivals of a kind the one against which the learner gains least, by size; the constant is of both kinds."""
     found: dict[int, Standing] = {}
-    for each in rivals:
-        of_kind = kind_of(each.method)
+    for rival in rivals:
+        of_kind = kind_of(rival.method)
         if of_kind == "constant":
-            of_kind = "pooled" if "training" in each.method else "alone"
-        if of_kind == kind and (each.size not in found or each.gain < found[each.size].gain):
-            found[each.size] = each
+            of_kind = "pooled" if "training" in rival.method else "alone"
+        if of_kind == kind and (rival.size not in found or rival.gain < found[rival.size].gain):
+            found[rival.size] = rival
     return found
 
 
 def _nothing_shared(rivals: Sequence[Standing], sizes: Sequence[int]) -> bool:
     """Whether a pooled model as it is predicts no better than the mean of training."""
-    gain = {(each.method, each.size): each for each in rivals}
+    gain = {(rival.method, rival.size): rival for rival in rivals}
     for size in sizes:
         trees, constant = (gain.get((name, size)) for name in ("pooled trees", "constant (of training)"))
         if trees is None or constant is None or trees.score < (1 - 2 * WORTH) * constant.score:
@@ -121,7 +121,7 @@ def _helpful(
     if list(helps) == list(sizes):
         return f"Meta-learning helps: it beats every other model from {min(sizes)} rows on."
     others = [size for size in sizes if size not in helps]
-    name = min((each for size in others for each in (pooled.get(size), alone.get(size)) if each), key=lambda e: e.gain)
+    name = min((item for size in others for item in (pooled.get(size), alone.get(size)) if item), key=lambda e: e.gain)
     if list(helps) == [size for size in sizes if size >= min(helps)]:
         return f"Meta-learning helps from {min(helps)} rows on; with fewer, another model does as well ({name.method})."
     if list(helps) == [size for size in sizes if size <= max(helps)]:
@@ -130,7 +130,7 @@ def _helpful(
 
 
 def _at(standings: Sequence[Standing]) -> str:
-    return f"with {_listed(sorted({each.size for each in standings}))} rows"
+    return f"with {_listed(sorted({standing.size for standing in standings}))} rows"
 
 
 def _listed(sizes: Sequence[int]) -> str:

@@ -1,0 +1,34 @@
+"""The tables of README.md and docs/results.md: shares of a schedule, both judges, and what validation chose."""
+
+from benchmarks import tables
+
+ROW = {"learning_rate": 0.1, "metrics": {"accuracy": {"mean": [0.2] * 6, "interval": [0.01] * 6}}}
+
+
+def result(**changes):
+    rows = [
+        {**ROW, "method": method, "judge": judge}
+        for method in ("maml++", "maml++, 5 best together")
+        for judge in ("transductive", "inductive")
+    ]
+    rows[1]["metrics"] = {"accuracy": {"mean": [0.1] * 6, "interval": [0.02] * 6}}
+    machine = {"platform": "cpu", "cores": 2}
+    evaluation = {"metric": "accuracy", "factor": 100.0, "tables": [{"shots": 1, "rows": rows}]}
+    common = {"recipe": "omniglot-20way-1shot", "algorithm": "maml++", "seed": 0, "meta_steps": 30_000}
+    common |= {"tasks_per_second": 9.0, "training_seconds": 60.0, "evaluation": evaluation}
+    return common | {"environment": {"machine": machine, "command": ["innerloop", "train"]}} | changes
+
+
+def test_a_row_names_its_share_and_both_judges_and_the_ensemble():
+    cells = [cell.strip() for cell in tables.row_of(result()).split("|")[1:-1]]
+    assert cells[2] == "30,000 of 60,000 (50 %)"
+    assert cells[4] == "**20.00 ± 1.00 %<br>5 best together: 20.00 ± 1.00 %**"
+    assert cells[5] == "10.00 ± 2.00 %"
+    assert cells[6] == "97.65 %"
+
+
+def test_the_whole_schedule_is_that_of_the_settings():
+    assert tables.of_schedule(result(meta_steps=60_000)) == "60,000"
+    environment = {"command": ["innerloop", "train", "--published"]}
+    assert tables.of_schedule(result(algorithm="imaml", meta_steps=20_000, environment=environment)) == "20,000"
+    assert tables.of_schedule(result(algorithm="imaml", meta_steps=20_000)) == "20,000 of 60,000 (33 %)"
