@@ -161,7 +161,7 @@ def read_as(path: Path, sha256: str, template: Tree) -> Tree:
     verified = _verified(path)
     if verified is None or hashlib.sha256(verified[1]).hexdigest() != sha256:
         raise InnerloopError(f"{path}, with which this run begins, is gone or another one; restore it, or start anew.")
-    return _from_arrays(load(verified[1]), template, path)
+    return from_arrays(load(verified[1]), template, path)
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes] | None:
