@@ -2,6 +2,7 @@
 #
 #   make demo      meta-train on sinusoids, evaluate, write a report (about a minute)
 #   make test      lint, types, layers, documentation examples, every test (aim: 14 minutes on two idle cores)
+#   make test-faults  kills, disk errors, flipped bits, hostile files: within 20 minutes on two idle cores
 #   make quick     lint and the quick tests of what differs from main (SINCE=COMMIT for something else), no training
 #   make docs      the documentation, warnings as errors
 #   make results   the tables of README.md and docs/results.md, from benchmarks/results/
@@ -15,13 +16,17 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 SETTINGS := pyproject.toml constraints.txt
 
-.PHONY: demo test quick lint docs results bench golden clean
+.PHONY: demo test test-faults quick lint docs results bench golden clean
 
 demo: .venv/.ready-all
 	$(BIN)/innerloop train demo
 
 test: lint
 	$(BIN)/pytest -q --numprocesses 2 --dist worksteal
+
+test-faults: .venv/.ready-dev
+	PYTHONPATH=tests $(BIN)/python -m faults
+	$(BIN)/pytest -q tests/test_hostile.py
 
 quick: .venv/.ready-dev
 	$(BIN)/python tests/quick.py $(SINCE)

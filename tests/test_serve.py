@@ -1,5 +1,6 @@
 """The server: the same answers as the library, in batches, and nothing that a client does takes it down."""
 
+import asyncio
 import concurrent.futures
 import http.client
 import json
@@ -7,22 +8,26 @@ import socket
 import threading
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from innerloop.serve.batcher import Limits
-from innerloop.serve.http import application, description
-from innerloop.serve.service import Service
+from innerloop.serve.batcher import Batcher, HTTPError, Limits
+from innerloop.serve.http import description
+from innerloop.serve.http import server as server_of
+from innerloop.serve.service import ServedTask, Service
 from innerloop.tabular import adaptation
+from innerloop.tabular.adaptation import SupportTargets
+from innerloop.tabular.learner import Adapted
 from learners import task, untrained
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 
 @pytest.fixture(scope="module")
 def served():
-    service = Service(untrained(), Limits(body=20_000, rows=100, tasks=3))
-    server = uvicorn.Server(uvicorn.Config(application(service), log_level="warning", ws="none"))
+    service = Service(untrained(), Limits(body=20_000, rows=100, tasks=3, seconds=3.0))
+    server = server_of(service, connections_kept=40, silence=3.0)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -134,3 +139,91 @@ def test_it_describes_itself(served):
     connection.request("GET", "/")
     assert b"/predict" in connection.getresponse().read()
     connection.close()
+
+
+def test_numbers_and_texts_that_nothing_can_hold_are_refused(served):
+    port, _ = served
+    rows, labels = task(8)
+    huge = json.dumps({"support": [{**row, "size": 7} for row in rows], "target": labels})
+    half = json.dumps({"support": rows, "target": ["\ud800", "a"] * 4})
+    for body, status, said in [
+        (huge.replace('"size": 7', '"size": 1' + "0" * 400).encode(), 422, "'size' of support must hold a number"),
+        (half.encode(), 400, "a lone surrogate"),
+        (half.replace("\\ud800", "\\ud83d\\ude00").encode(), 200, ""),
+        (json.dumps({"support": [{**row, "size": 1e308} for row in rows], "target": labels}).encode(), None, ""),
+    ]:
+        answered, answer = post(port, "/adapt", body)
+        assert answered in ((200, 422) if status is None else (status,))
+        assert said in answer.get("error", "")
+
+
+def test_targets_beyond_single_precision_are_answered_or_refused():
+    learned = untrained(kind="regression")
+    rows, _ = task(8)
+    for values in ([1e38, -1e38] * 4, [1e308, -1e308] * 4, [10**400, 1] * 4):
+        body = {"support": rows, "target": values, "query": rows}
+        status, found = asyncio.run(answered(Service(learned), body))
+        assert status == 422 or np.isfinite(found["predictions"]).all()
+
+
+async def answered(service, body):
+    service.adapting.start()
+    service.predicting.start()
+    try:
+        return 200, await service.predict(body)
+    except HTTPError as error:
+        return error.status, {}
+    finally:
+        await service.adapting.stop()
+        await service.predicting.stop()
+
+
+def test_silent_connections_make_room_and_are_closed(served):
+    port, _ = served
+    rows, labels = task(8)
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(120)]
+    for client in silent[::2]:
+        client.sendall(b"POST /adapt HTTP/1.1\r\nHost: x\r\nContent-Le")
+    assert post(port, "/adapt", {"support": rows, "target": labels})[0] == 200
+    slow = socket.create_connection(("127.0.0.1", port))
+    slow.sendall(b"POST /adapt HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    slow.settimeout(20)
+    assert b" 408 " in slow.recv(1000)
+    silent[-1].settimeout(20)
+    assert silent[-1].recv(10) == b""
+    for client in (*silent, slow):
+        client.close()
+
+
+def test_kept_tasks_are_bounded_in_bytes():
+    service = Service(untrained(), Limits(kept=3_000_000))
+    task_of = ServedTask(
+        SupportTargets(("a",), (0,), 1, np.zeros(10**5)), ("a",), Adapted({"w": np.zeros(25_000)}, *[jnp.zeros(1)] * 3)
+    )
+    for number in range(10):
+        service._keep(str(number), task_of)
+    assert list(service._tasks) == ["8", "9"]
+
+
+def test_small_requests_do_not_wait_while_a_new_shape_is_compiled():
+    started, release = threading.Event(), threading.Event()
+
+    def compute(group, items):
+        if group == "new":
+            started.set()
+            assert release.wait(30)
+        return [f"{group} {item}" for item in items]
+
+    async def meanwhile():
+        batcher = Batcher(compute, Limits(batch=4))
+        batcher.warm("known", 0)
+        batcher.start()
+        first, second = (asyncio.create_task(batcher("new", i)) for i in range(2))
+        await asyncio.to_thread(started.wait, 30)
+        assert await asyncio.wait_for(batcher("known", 7), 30) == "known 7"
+        assert not first.done()
+        release.set()
+        assert [await first, await second] == ["new 0", "new 1"]
+        await batcher.stop()
+
+    asyncio.run(meanwhile())

@@ -1,6 +1,7 @@
 """Image files as a network reads them: sizes, colours and ink as those that it was trained on."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from innerloop.extras import require
 from innerloop.text import listed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+MOST_PIXELS = 50_000_000
+"""Pixels of an image; a declared size beyond it is not believed."""
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F", "LA")
 RANGES = (255.0, 4095.0, 65535.0)
 """The largest values of images of 8, 12 and 16 bits."""
@@ -133,20 +137,31 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
-def opened(image: Any, file: Any) -> Any:
+def opened(image: Any, file: Any, *, formats: Sequence[str] = FORMATS, name: str = "") -> Any:
     """An image whose pixels were read.
 
     Args:
         image: Pillow's module.
         file: a path, or bytes as a file.
+        formats: in Pillow's names; all else is refused, whatever the file is called.
+        name: what to call it; its path unless given.
 
     Raises:
-        InnerloopError: if it is none.
+        InnerloopError: if it is none, or larger than any that is read.
     """
+    name = name or (str(file) if isinstance(file, Path | str) else "What was sent")
+    picture = None
     try:
-        picture = image.open(file)
-        picture.load()
-    except (OSError, ValueError, SyntaxError) as error:
-        name = file if isinstance(file, Path | str) else "What was sent"
-        raise InnerloopError(f"{name} cannot be read as an image ({error}); mend or remove it.") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of a size that is refused below, or of odd metadata
+            picture = image.open(file, formats=list(formats))
+            width, height = picture.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width}x{height} pixels, more than the {MOST_PIXELS:,} that are read")
+            picture.load()
+    except Exception as error:  # its decoders meet damaged files with whatever Python raises
+        if picture is not None:
+            picture.close()
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InnerloopError(f"{name} cannot be read as an image ({why[:300]}); mend or remove it.") from error
     return picture

@@ -1,20 +1,23 @@
 """The engine drives any workload: a kind of run in one file trains, is killed, resumes, evaluates, reports, exports."""
 
+import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import checkpoint, engine, machine, rundir
+from innerloop.runs import checkpoint, engine, loop, machine, programs, rundir, sealed
 from innerloop.runs.best import KEPT, Best
 from innerloop.runs.workload import Examined
 from runs import toy
@@ -271,3 +274,82 @@ def test_training_ends_where_nothing_but_skipped_steps_is_left(tmp_path, capsys)
 def dumped(config):
     session = Skipping(config, None)
     return session.init(), session.settings
+
+
+def test_a_run_begins_from_another_ones_checkpoint_with_other_settings(tmp_path, capsys):
+    engine.train(toy.WORKLOAD, toy.Config(run_dir=str(tmp_path / "a"), iterations=20))
+    origin = rundir.existing(tmp_path / "a", KINDS)
+    config = toy.Config(run_dir=str(tmp_path / "b"), rate=0.01, seed=3)
+    assert engine.train(toy.WORKLOAD, config, origin=origin) == 0
+    assert "begun from" in capsys.readouterr().out
+    begun = rundir.existing(tmp_path / "b", KINDS)
+    assert [record["step"] for record in begun.records()] == list(range(21, 41))
+    session = toy.Session(config, None)
+    state = checkpoint.read_as(Path(begun.beginning.checkpoint), begun.beginning.sha256, session.init())
+    for info in session.steps(session.begun(state)):
+        last = info.state
+    kept = checkpoint.read_newest(begun.checkpoints, session.init(), session.settings, print)
+    assert float(kept.weight) == float(last.weight)
+    engine.train(toy.WORKLOAD, config, origin=origin)  # goes on, as any run does
+    with pytest.raises(InnerloopError, match="began with nothing, not from"):
+        engine.train(toy.WORKLOAD, toy.Config(run_dir=str(tmp_path / "a"), iterations=20), origin=begun)
+    for state in Path(begun.beginning.checkpoint).glob("*.safetensors"):
+        state.write_bytes(b"")
+    shutil.rmtree(begun.checkpoints)
+    with pytest.raises(InnerloopError, match="with which this run begins, is gone or another one"):
+        engine.train(toy.WORKLOAD, config)
+    with pytest.raises(InnerloopError, match="holds no whole checkpoint, so nothing can begin from it"):
+        engine.train(toy.WORKLOAD, toy.Config(run_dir=str(tmp_path / "c")), origin=begun)
+
+
+def test_numbers_that_json_does_not_know_are_kept_beside_a_null(tmp_path):
+    values = {"a": {"b": [1.0, math.nan, {"c": math.inf}]}, "d": -math.inf, "e": None, "f": "nan"}
+    sealed.write(tmp_path / "a.json", values)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found["a"]["b"][1] is None
+    again = sealed.read(tmp_path / "a.json")
+    assert repr(again) == repr(values)
+    assert sealed.plain(values)["d"] is None
+
+
+def test_checkpoints_take_a_small_share_of_the_time():
+    assert loop.interval(30.0, 0.1) == 30.0
+    for pause in (1.0, 7.0):
+        assert pause / (loop.interval(30.0, pause) + pause) < 0.02
+
+
+class Kept:
+    """What a cache of compiled programs does, as JAX's does it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def get(self, key):
+        file = self.path / f"{key}-cache"
+        return file.read_bytes() if file.exists() else None
+
+    def put(self, key, value):
+        file = self.path / f"{key}-cache"
+        if not file.exists():
+            file.write_bytes(value)
+
+
+def test_a_damaged_compiled_program_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "_sealed", {tmp_path})
+    programs._seal(Kept)
+    cache = Kept(tmp_path)
+    for damage in (lambda content: content[:-1], lambda content: b"x" + content[1:], lambda content: b""):
+        cache.put("a", b"program")
+        assert cache.get("a") == b"program"
+        file = tmp_path / "a-cache"
+        file.write_bytes(damage(file.read_bytes()))
+        assert cache.get("a") is None
+        assert not file.exists()
+    other = Kept(tmp_path / "other")  # somebody else's is left as it is
+    other.path.mkdir()
+    other.put("a", b"program")
+    assert (other.path / "a-cache").read_bytes() == b"program"

@@ -53,6 +53,9 @@ class Session:
     def init(self):
         return State(jnp.zeros(()), jnp.zeros((), jnp.int32), jax.random.key(self.config.seed))
 
+    def begun(self, state):
+        return state._replace(key=self.init().key)
+
     def step_of(self, state):
         return int(state.step)
 

@@ -110,6 +110,14 @@ def test_the_vinyals_lists_decide_where_they_are_asked_for(tmp_path, five_charac
         load(tmp_path, split="vinyals")
 
 
+def test_archives_that_are_not_the_published_ones_are_told(tmp_path, five_characters):
+    write_omniglot(tmp_path / "omniglot")
+    said = []
+    for _ in range(2):  # also where the images were prepared before
+        load(tmp_path, announce=said.append)
+    assert sum("images_background.zip is not the published archive (its MD5 is" in line for line in said) == 2
+
+
 def test_archives_of_something_else_are_refused(tmp_path, five_characters):
     write_omniglot(tmp_path / "small", side=64)
     with pytest.raises(InnerloopError, match="64x64 pixels instead of 105x105"):

@@ -1,8 +1,6 @@
 """The program. JAX is loaded only by the commands that compute, so that help answers at once."""
 
-import io
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -11,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from innerloop import __version__, workloads
-from innerloop.cli import compare, configuration, parse, together
+from innerloop.cli import compare, configuration, existing, parse, streams, together
 from innerloop.cli.configuration import PUBLISHED
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
@@ -27,7 +25,10 @@ USAGE = f"""innerloop {__version__}: gradient-based meta-learning in JAX
   innerloop train RECIPE --dry-run         say how it would run, and stop
   innerloop train RECIPE --published       with the published settings, where the
                                            recipe has others that work better
-  innerloop resume RUN                     continue a run directory
+  innerloop train RECIPE --from RUN        go on from another run's newest
+                                           checkpoint, with other settings
+  innerloop resume RUN                     continue a run directory; --data FILE
+                                           where its own data have moved
   innerloop evaluate RUN [--field value]   evaluate again
   innerloop report RUN                     write the report again
   innerloop export RUN --out FOLDER        what it learned, to be used elsewhere
@@ -63,9 +64,7 @@ NO_MEMORY = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program, and exit with 0, or 2 for a mistake of the caller, or 130 when interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no arrows shows question marks
+    streams.set_up()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -100,26 +99,26 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()  # here, not when Python ends, where a reader that went away is an error
         return status
     except InnerloopError as error:
-        print(f"innerloop: {error}", file=sys.stderr)
+        streams.complain(f"innerloop: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\ninnerloop: stopped", file=sys.stderr)
+        streams.complain("\ninnerloop: stopped")
         return 130
     except MemoryError:
-        print(f"innerloop: {NO_MEMORY}", file=sys.stderr)
+        streams.complain(f"innerloop: {NO_MEMORY}")
         return 2
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
             raise
-        print(f"innerloop: {NO_MEMORY}", file=sys.stderr)
+        streams.complain(f"innerloop: {NO_MEMORY}")
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard(sys.stdout)
         return 0
     except OSError as error:  # a path that is too long, forbidden, or on a device that fails
-        print(
-            f"innerloop: {error.filename or 'a file'}: {error.strerror or error}; choose another path.", file=sys.stderr
-        )
+        streams.discard(sys.stdout)
+        what = error.filename or "What is written here"
+        streams.complain(f"innerloop: {what}: {error.strerror or error}; choose another path.")
         return 2
 
 
@@ -154,13 +153,14 @@ def _train(arguments: list[str]) -> int:
     dry = DRY_RUN in rest
     workload, default = configuration.default(name, rest)
     rest = [argument for argument in rest if argument not in (DRY_RUN, PUBLISHED)]
+    origin, rest = existing.beginning(rest, workload)
     config = parse.fields(rest, default, f"innerloop train {name}")
     workload.check(config)
     if dry:
         engine.dry_run(workload, config)
         return 0
     with together.joined(asked) if asked else nullcontext():
-        return engine.train(workload, config)
+        return engine.train(workload, config, origin=origin)
 
 
 def _data(arguments: list[str]) -> int:
@@ -205,8 +205,7 @@ def _resume(arguments: list[str]) -> int:
     if asked and not together.is_watched():
         status, first = together.watch(["resume", *arguments], asked)
         return status or (_resume(rest) if first else 0)
-    name, rest = parse.positional(rest, "resume", "RUN")
-    run = rundir.existing(Path(name), workloads.registered())
+    name, run, rest = existing.named(rest, "resume")
     config = parse.fields(rest, run.config, f"innerloop resume {name}")
     run.workload.check(config)
     if config.run_dir != run.config.run_dir:
@@ -216,8 +215,7 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    name, rest = parse.positional(arguments, "evaluate", "RUN")
-    run = rundir.existing(Path(name), workloads.registered())
+    name, run, rest = existing.named(arguments, "evaluate")
     config = parse.fields(rest, run.config, f"innerloop evaluate {name}")
     parse.only(("evaluation", "data_dir"), run.config, config, "evaluate takes --evaluation.* and --data-dir")
     run.workload.check(config)
@@ -225,8 +223,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    name, rest = parse.positional(arguments, "report", "RUN")
-    run = rundir.existing(Path(name), workloads.registered())
+    name, run, rest = existing.named(arguments, "report")
     config = parse.fields(rest, run.config, f"innerloop report {name}")
     parse.only(("data_dir",), run.config, config, "report takes --data-dir alone")
     engine.evaluate(run, config, again=False)
@@ -235,9 +232,10 @@ def _report(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     name, rest = parse.positional(arguments, "export", "RUN --out FOLDER")
     chosen, rest = parse.options(rest, ("--out",), "export")
+    name, run, rest = existing.named([name, *rest], "export")
     if rest or not chosen:
         raise InnerloopError(f"innerloop export {name} needs --out FOLDER{f', not {rest[0]!r}' if rest else ''}.")
-    engine.export(rundir.existing(Path(name), workloads.registered()), Path(chosen["--out"]))
+    engine.export(run, Path(chosen["--out"]))
 
 
 def _config(arguments: list[str]) -> None:

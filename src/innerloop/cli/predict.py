@@ -4,7 +4,7 @@ from pathlib import Path
 
 from innerloop import workloads
 from innerloop.errors import InnerloopError
-from innerloop.runs import machine, rundir
+from innerloop.runs import machine, predictions, rundir
 from innerloop.runs.progress import Progress
 from innerloop.workloads.tabular.config import Adaptation
 
@@ -37,8 +37,9 @@ def adapt(path: Path, asked: Adaptation) -> None:
     """
     progress = Progress()
     folder = model_of(path)
-    machine.set_up(1)
     support, query, out = Path(asked.support), Path(asked.query), Path(asked.out)
+    predictions.require_apart(out, {"--support": support, "--query": query, str(path): path})
+    machine.set_up(1)
     kind = kind_of(folder)
     if kind == "episodes":
         from innerloop.workloads.episodes import predict as of_episodes
@@ -68,7 +69,7 @@ def serve(path: Path, port: int) -> None:
         )
     from innerloop.serve import http
 
-    http.serve(folder, port, lambda line: print(line, flush=True))
+    http.serve(folder, port, Progress().say)
 
 
 def kind_of(folder: Path) -> str:

@@ -134,6 +134,36 @@ def read_newest(directory: Path, template: Tree, settings: Settings, warn: Calla
     return None
 
 
+def newest_whole(directory: Path) -> tuple[str, str]:
+    """Where the newest whole checkpoint lies, and the SHA-256 of its state.
+
+    Raises:
+        InnerloopError: if there is none.
+    """
+    for path in _all(directory):
+        verified = _verified(path)
+        if verified is not None:
+            return str(path.resolve()), hashlib.sha256(verified[1]).hexdigest()
+    raise InnerloopError(f"{directory} holds no whole checkpoint, so nothing can begin from it; choose another run.")
+
+
+def read_as(path: Path, sha256: str, template: Tree) -> Tree:
+    """The state of one checkpoint, whatever settings it was written under.
+
+    Args:
+        path: the checkpoint.
+        sha256: of its state.
+        template: a state of the same structure, shapes and types.
+
+    Raises:
+        InnerloopError: if it is gone, another one, or of another structure.
+    """
+    verified = _verified(path)
+    if verified is None or hashlib.sha256(verified[1]).hexdigest() != sha256:
+        raise InnerloopError(f"{path}, with which this run begins, is gone or another one; restore it, or start anew.")
+    return from_arrays(load(verified[1]), template, path)
+
+
 def _verified(path: Path) -> tuple[dict[str, Any], bytes] | None:
     """The settings and the content of a checkpoint, or `None` if it is not what its manifest says."""
     try:

@@ -8,6 +8,7 @@ that what is read from a file and what is given on the command line is refused b
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,8 +20,8 @@ LARGEST = 2**31 - 1
 """No whole number may be larger: JAX counts in 32 bits."""
 KIND = "KIND"
 """The class variable by which a union of dataclasses is told apart, in JSON as `kind`."""
-FREE = ("log", "data_dir", "run_dir")
-"""The fields that may differ between two sittings with the same run."""
+FREE = ("log", "data_dir", "data", "run_dir")
+"""The fields that may differ between two sittings with the same run: what data hold is known by their fingerprint."""
 DEVICES = ("layout.shards", "layout.parameters")
 """The settings that may, too, if they are asked for: the same tasks, but sums in another order."""
 
@@ -224,7 +225,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return _dataclass(hint, value, f"{name}.")
     elif hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            with suppress(OverflowError):  # a number of hundreds of digits is refused below
+                return float(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise _UnfitError(f"{name} is {value!r}")

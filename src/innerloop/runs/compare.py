@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from innerloop.errors import InnerloopError
 from innerloop.files import write_text
-from innerloop.runs import codec, comparison, engine, launch, machine, page, plots, rundir
+from innerloop.runs import codec, comparison, engine, launch, machine, page, plots, rundir, sealed
 from innerloop.runs.comparison import Group
 from innerloop.runs.progress import Progress, duration
 from innerloop.runs.results import Section
@@ -281,7 +281,7 @@ def write(result: Mapping[str, Any], output: Path, progress: Progress) -> None:
         progress.say("\n" + table.as_text())
     for remark in comparison.remarks(result):
         progress.say(f"note: {remark}")
-    write_text(output / "comparison.json", json.dumps(result, indent=1))
+    write_text(output / "comparison.json", json.dumps(sealed.plain(result), indent=1, allow_nan=False))
     try:
         text = render(result)
     except InnerloopError as error:

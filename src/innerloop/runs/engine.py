@@ -18,12 +18,13 @@ INTERRUPTED = 130
 """The exit status of a process that SIGINT stopped."""
 
 
-def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
+def train(workload: Workload[Any], config: Any, *, origin: rundir.Run | None = None, report: bool = True) -> int:
     """Train, evaluate and report, from wherever the run stands.
 
     Args:
         workload: the kind of run.
         config: a checked configuration.
+        origin: a run from whose newest whole checkpoint this one begins.
         report: whether to print its tables and write its report.
 
     Returns:
@@ -36,17 +37,22 @@ def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
     progress = Progress(None if distributed.is_first() else io.StringIO())
     path = rundir.directory_of(config)
     with ExitStack() as stack:
-        config, begun = _stand(workload, config, path, progress, stack)
+        config, begun = _stand(workload, config, path, origin, progress, stack)
         session = workload.open(config, progress, resolve=not begun)
         _require_same(session)
+        run = rundir.Run(path, workload, session.config)
         if distributed.is_first():
-            (rundir.keep_devices if begun else rundir.create)(path, workload, session.config)
+            run = rundir.stored(path, {workload.name: workload})
+            if run is not None and begun:
+                run = rundir.keep_devices(run, session.config)
+            else:
+                run = rundir.create(path, workload, session.config, _beginning(run, origin))
         for line in session.describe():
             progress.say(line)
         from innerloop.runs import loop
 
         own = path if distributed.is_first() else Path(stack.enter_context(TemporaryDirectory()))
-        run = rundir.Run(own, workload, session.config)
+        run = replace(run, path=own)
         try:
             state = loop.train(run, session, progress)
         except loop.InterruptedTraining:
@@ -57,7 +63,9 @@ def train(workload: Workload[Any], config: Any, *, report: bool = True) -> int:
     return 0
 
 
-def _stand(workload: Workload[Any], config: Any, path: Path, progress: Progress, stack: ExitStack) -> tuple[Any, bool]:
+def _stand(
+    workload: Workload[Any], config: Any, path: Path, origin: rundir.Run | None, progress: Progress, stack: ExitStack
+) -> tuple[Any, bool]:
     """The configuration to go on with, and whether training has begun before; the directory is locked until the end."""
     if distributed.count() > 1:
         shards = dict(codec.leaves(config)).get(SHARDS)
@@ -76,6 +84,8 @@ def _stand(workload: Workload[Any], config: Any, path: Path, progress: Progress,
     def stand() -> list[Any]:
         stack.enter_context(rundir.locked(path))
         run = rundir.stored(path, {workload.name: workload})
+        if run is not None and origin is not None:
+            rundir.require_origin(run, origin)
         if run is None or not run.begun:
             return [codec.encoded(config), False]
         return [codec.encoded(rundir.continued(run, config, progress.say)), True]
@@ -92,6 +102,15 @@ def _stand(workload: Workload[Any], config: Any, path: Path, progress: Progress,
 def _require_same(session: Session[Any]) -> None:
     """Refuse processes that read other data, or chose otherwise."""
     distributed.require_same(dict(session.settings) | codec.shared_settings(session.config))
+
+
+def _beginning(run: rundir.Run | None, origin: rundir.Run | None) -> rundir.Beginning | None:
+    """The checkpoint with which a run begins that has none of its own yet."""
+    from innerloop.runs import checkpoint
+
+    if origin is None:
+        return None if run is None else run.beginning
+    return rundir.Beginning(*checkpoint.newest_whole(origin.checkpoints))
 
 
 def dry_run(workload: Workload[Any], config: Any) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,9 @@ from innerloop.runs.rundir import Run
 from innerloop.runs.rundir import line_of as line_of_record
 from innerloop.runs.skips import Skips
 from innerloop.runs.workload import Session, StepInfo
+
+MOST_PAUSED = 0.02
+"""The share of the time that checkpoints may take."""
 
 
 class DivergedError(InnerloopError):
@@ -69,7 +73,7 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
     best.forget_after(session.step_of(state))
     patience = log.patience if isinstance(log, ValidatedLog) else 0
     done = saved = session.step_of(state)
-    saved_at, first = time.monotonic(), True
+    saved_at, first, pause = time.monotonic(), True, 0.0
     pace = Pace(done, session.tasks_per_step)
     skips = Skips(run, session, progress)
     skips.number = distributed.from_first(lambda: skips.number)
@@ -94,14 +98,17 @@ def train(run: Run, session: Session[Any], progress: Progress) -> Any:
                     loggers.log(done, values)
                 if info.score is not None and math.isfinite(info.score):
                     best.offer(done, jax.device_get(distributed.whole(session.learned(state))), info.score)
-                due = time.monotonic() - saved_at >= log.checkpoint_seconds and not skips.in_a_row
+                waited = time.monotonic() - saved_at
+                due = waited >= interval(log.checkpoint_seconds, pause) and not skips.in_a_row
                 exhausted = _exhausted(best, patience, progress)
                 stop, due, exhausted = distributed.agreed(bool(asked), due, exhausted)
                 last = done >= info.total or exhausted
                 progress.update(line_of(info, session.unit, pace), last=last)
                 if stop or last or due:
+                    began = time.monotonic()
                     save(run, session, info, saved)
                     saved_at, saved = time.monotonic(), done
+                    pause = saved_at - began
                 if stop:
                     raise InterruptedTraining
                 if exhausted:
@@ -132,6 +139,10 @@ def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
         if restored is not None:
             state = restored
             progress.say(f"continuing after {session.unit} {session.step_of(state):,}")
+        elif run.beginning is not None:
+            origin = Path(run.beginning.checkpoint)
+            state = session.begun(checkpoint.read_as(origin, run.beginning.sha256, state))
+            progress.say(f"begun from {origin}")
         step = session.step_of(state)
         damaged = run.truncate_records(step)
         if damaged:
@@ -142,6 +153,20 @@ def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
     if distributed.count() > 1:
         state = checkpoint.decoded(distributed.content_from_first(checkpoint.encoded(state)), state)
     return state
+
+
+def interval(asked: float, pause: float) -> float:
+    """Seconds between checkpoints: what was asked for, but so many that their pauses stay below a share of the time.
+
+    Args:
+        asked: seconds; 0 for a checkpoint wherever there may be one, whatever that takes.
+        pause: seconds that the one before took.
+
+    Example:
+        >>> interval(30.0, 0.5), interval(30.0, 2.0), interval(0.0, 2.0)
+        (30.0, 100.0, 0.0)
+    """
+    return max(asked, pause / MOST_PAUSED) if asked else 0.0
 
 
 def save(run: Run, session: Session[Any], info: StepInfo, saved: int) -> None:
@@ -204,9 +229,10 @@ def require_finite(values: Mapping[str, float], step: int, saved: int, rates: Ma
 def _diverged(what: str, step: int, saved: int, rates: Mapping[str, float]) -> None:
     kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
     given = " and ".join(f"{flag} {value:g}" for flag, value in rates.items())
-    raise DivergedError(
-        f"Training diverged: {what} at step {step} with {given}; lower one of them in a new --run-dir ({kept})."
-    )
+    mend = "lower one of them in a new --run-dir"
+    if saved:
+        kept += ", from which train ... --from RUN goes on"
+    raise DivergedError(f"Training diverged: {what} at step {step} with {given}; {mend} ({kept}).")
 
 
 class Flag:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from innerloop.errors import InnerloopError
-from innerloop.runs import distributed, store
+from innerloop.runs import distributed, programs, store
 
 PACKAGES = ("innerloop", "jax", "jaxlib", "numpy", "optax", "safetensors")
 CGROUPS = (
@@ -47,8 +47,7 @@ def set_up(shards: int = 0, precision: str = "float32") -> None:
     with suppress(OSError):  # JAX says so if it cannot write there, and goes on
         cache.mkdir(exist_ok=True, mode=0o700)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # fifty small programs make a sitting
+        programs.keep_in(cache)
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
 
 

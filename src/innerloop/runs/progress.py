@@ -1,13 +1,12 @@
 """What the program says while it works: one line that is rewritten on a terminal, plain lines elsewhere."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from innerloop.errors import InnerloopError
 
@@ -23,7 +22,10 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
-        self._live = self._stream.isatty()
+        self._lost = False
+        self._live = False
+        with suppress(ValueError):  # a closed stream is no terminal
+            self._live = self._stream.isatty()
         self._line_open = False
         self._last_plain = -PLAIN_SECONDS
 
@@ -60,12 +62,22 @@ class Progress:
             self._line_open = False
 
     def _write(self, text: str) -> None:
+        if self._lost:
+            return
         try:
             self._stream.write(text)
             self._stream.flush()
-        except BrokenPipeError:  # the reader went away, as `head` does: stop as if by Ctrl-C, so that nothing is lost
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # what is still buffered goes there
-            os.kill(os.getpid(), signal.SIGINT)
+        except (OSError, ValueError):  # the reader went away, the disk of a log is full: the work goes on unheard
+            self._lost = True
+            discard(self._stream)
+
+
+def discard(stream: Any) -> None:
+    """Send what is still buffered in a text stream, and what will be written to it, nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Recorder:

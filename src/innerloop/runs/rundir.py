@@ -1,6 +1,7 @@
 """A run directory: all that one run was and gave, and the lock that keeps a second process out of it."""
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -25,6 +26,13 @@ FORMAT = 3
 """Of `config.json`; 3 is the first one that names its workload."""
 
 
+class Beginning(NamedTuple):
+    """A checkpoint of another run with which a run begins, and the SHA-256 of its state."""
+
+    checkpoint: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Run:
     """The files of a run.
@@ -33,11 +41,13 @@ class Run:
         path: the directory.
         workload: the kind of run.
         config: the resolved configuration that it was started with.
+        beginning: the checkpoint of another run that it goes on from; `None` if it begins with nothing.
     """
 
     path: Path
     workload: Workload[Any]
     config: Any
+    beginning: Beginning | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -100,16 +110,21 @@ class Run:
             InnerloopError: if there are none.
         """
         try:
-            return load((self.path / "scores.safetensors").read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
+            content = (self.path / "scores.safetensors").read_bytes()
+            if (self.result() or {}).get("scores_sha256") != hashlib.sha256(content).hexdigest():
+                raise ValueError
+            return load(content)
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise InnerloopError(
-                f"{self.path} holds no scores of single tasks; give: innerloop evaluate {self.path}"
+                f"{self.path} holds no scores of single tasks, or damaged ones; give: innerloop evaluate {self.path}"
             ) from error
 
     def write_result(self, values: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> None:
         """Keep an evaluation."""
-        write_bytes(self.path / "scores.safetensors", save({name: np.asarray(array) for name, array in scores.items()}))
-        sealed.write(self.path / "evaluation.json", values)
+        content = save({name: np.asarray(array) for name, array in scores.items()})
+        write_bytes(self.path / "scores.safetensors", content)
+        checksum = {"scores_sha256": hashlib.sha256(content).hexdigest()}
+        sealed.write(self.path / "evaluation.json", {**values, **checksum})
 
     def costs(self) -> dict[str, Any]:
         """What compiling and a meta-step took; empty if that was not kept."""
@@ -177,13 +192,14 @@ def stored(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run | None:
             f"this version reads {FORMAT}); finish it with that version, or train anew in another --run-dir."
         )
     name = values.get("workload")
-    if name not in workloads:
+    if not isinstance(name, str) or name not in workloads:
         raise InnerloopError(
             f"{path} is a run of the kind {name!r}, not {' or '.join(workloads)}; choose another --run-dir."
         )
-    workload = workloads[str(name)]
+    workload = workloads[name]
     try:
-        return Run(path, workload, codec.decoded(workload.Config, values["config"]))
+        beginning = Beginning(**values["from"]) if "from" in values else None
+        return Run(path, workload, codec.decoded(workload.Config, values["config"]), beginning)
     except (InnerloopError, KeyError) as error:
         raise InnerloopError(f"{file} cannot be read: {error}") from error
 
@@ -202,7 +218,7 @@ def existing(path: Path, workloads: Mapping[str, Workload[Any]]) -> Run:
     return run
 
 
-def create(path: Path, workload: Workload[Any], config: Any) -> Run:
+def create(path: Path, workload: Workload[Any], config: Any, beginning: Beginning | None = None) -> Run:
     """A new run directory, holding its configuration and environment."""
     path.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -213,8 +229,20 @@ def create(path: Path, workload: Workload[Any], config: Any) -> Run:
         **machine.description(),
     }
     sealed.write(path / "environment.json", environment)
-    _write_config(path, workload, config)
-    return Run(path, workload, config)
+    _write_config(path, workload, config, beginning)
+    return Run(path, workload, config, beginning)
+
+
+def require_origin(run: Run, origin: Run) -> None:
+    """Refuse to go on with a run that did not begin from the one that is asked for.
+
+    Raises:
+        InnerloopError: naming both.
+    """
+    begun = None if run.beginning is None else Path(run.beginning.checkpoint).parents[1]
+    if begun != origin.path.resolve():
+        how = "with nothing" if begun is None else f"from {begun}"
+        raise InnerloopError(f"{run.path} began {how}, not from {origin.path}; choose another --run-dir.")
 
 
 def prepare(path: Path, workload: Workload[Any], config: Any) -> None:
@@ -223,19 +251,18 @@ def prepare(path: Path, workload: Workload[Any], config: Any) -> None:
     _write_config(path, workload, config)
 
 
-def keep_devices(path: Path, workload: Workload[Any], config: Any) -> Run:
+def keep_devices(run: Run, config: Any) -> Run:
     """Note the number of devices that a run goes on with, if it is another one."""
-    run = existing(path, {workload.name: workload})
     before, now = dict(codec.leaves(run.config)), dict(codec.leaves(config))
     other = {name: now[name] for name in codec.DEVICES if name in now and now[name] != before[name]}
     if other:
-        _write_config(path, workload, codec.changed(run.config, other))
-    return Run(path, workload, config)
+        _write_config(run.path, run.workload, codec.changed(run.config, other), run.beginning)
+    return replace(run, config=config)
 
 
-def _write_config(path: Path, workload: Workload[Any], config: Any) -> None:
+def _write_config(path: Path, workload: Workload[Any], config: Any, beginning: Beginning | None = None) -> None:
     values = {"format": FORMAT, "workload": workload.name, "config": codec.encoded(config)}
-    sealed.write(path / "config.json", values)
+    sealed.write(path / "config.json", values if beginning is None else values | {"from": beginning._asdict()})
 
 
 def continued(run: Run, config: Any, say: Callable[[str], None]) -> Any:

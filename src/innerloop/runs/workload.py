@@ -119,6 +119,10 @@ class Session(Protocol[S]):
         """The state before the first step, which the seed fixes."""
         ...
 
+    def begun(self, state: S) -> S:
+        """The state of another run as the first one of this one: its seed and its length are this one's."""
+        ...
+
     def step_of(self, state: S) -> int:
         """The steps that led to a state."""
         ...

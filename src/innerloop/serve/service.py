@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from innerloop.serve.batcher import SMALL_BATCH, Batcher, HTTPError, Limits, filled
+from innerloop.serve.batcher import Batcher, HTTPError, Limits, filled
 from innerloop.tabular import learner
 from innerloop.tabular.adaptation import SupportTargets, pad, softmax, support_targets
 from innerloop.tabular.artifact import TrainedLearner
@@ -25,12 +25,28 @@ WARM_ROWS = 16
 """Support and query rows for which a server compiles before it answers."""
 
 
+LARGE = 2**12
+"""Rows times outputs above which requests are computed aside."""
+
+
 class ServedTask(NamedTuple):
     """An adapted task."""
 
     support: SupportTargets
     original: tuple[Any, ...]
     adapted: Adapted
+
+
+def is_large(group: tuple[int, int]) -> bool:
+    """Whether requests of so many rows and outputs take long."""
+    rows, outputs = group
+    return rows * max(outputs, 8) > LARGE
+
+
+def size_of(task: ServedTask) -> int:
+    """The bytes that keeping a task takes, those of its labels about."""
+    arrays = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(task.adapted))
+    return arrays + task.support.y.nbytes + sum(64 + len(str(label)) for label in task.original)
 
 
 class Service:
@@ -43,10 +59,11 @@ class Service:
 
     def __init__(self, learned: TrainedLearner, limits: Limits | None = None):
         self.learned, self.limits = learned, limits or Limits()
-        self.adapting = Batcher(self._adapt_together, self.limits)
-        self.predicting = Batcher(self._predict_together, self.limits)
+        self.adapting = Batcher(self._adapt_together, self.limits, is_large, jax.clear_caches)
+        self.predicting = Batcher(self._predict_together, self.limits, is_large, jax.clear_caches)
         self._tasks: OrderedDict[str, ServedTask] = OrderedDict()
-        self._number = 0
+        self._number = self._bytes = 0
+        self.held = 0
 
     def warm(self) -> None:
         """Compile what most requests need, and run it once."""
@@ -57,20 +74,25 @@ class Service:
         target = np.arange(WARM_ROWS, dtype=np.float64) if self.learned.regression else np.array(rows, object)
         support = support_targets(self.learned, target)
         outputs, examples = support.outputs, pad(inputs, support.y, WARM_ROWS)[0]
-        for number in (1, SMALL_BATCH, self.limits.batch):
-            adapted = [task for task, _ in self._adapt_together((WARM_ROWS, outputs), [examples] * number)]
-            self._predict_together((WARM_ROWS, outputs), [(examples.x, task) for task in adapted])
+        ((adapted, _),) = self.adapting.warm((WARM_ROWS, outputs), examples)
+        self.predicting.warm((WARM_ROWS, outputs), (examples.x, adapted))
 
     async def adapt(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer POST /adapt."""
         task, curve = await self._adapted(body)
         self._number += 1
         name = f"task-{self._number}"
-        self._tasks[name] = task
-        while len(self._tasks) > self.limits.tasks:
-            self._tasks.popitem(last=False)
+        self._keep(name, task)
         labels = {} if self.learned.regression else {"labels": list(task.original)}
         return {"task": name, "curve": curve, **labels}
+
+    def _keep(self, name: str, task: ServedTask) -> None:
+        """Keep a task; those that were used least recently go, until number and bytes are within their limits."""
+        self._tasks[name] = task
+        self._bytes += size_of(task)
+        while len(self._tasks) > 1 and (len(self._tasks) > self.limits.tasks or self._bytes > self.limits.kept):
+            _, gone = self._tasks.popitem(last=False)
+            self._bytes -= size_of(gone)
 
     async def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Answer POST /predict: of an adapted task by its name, or of a support set that comes along."""
@@ -88,8 +110,14 @@ class Service:
         size = padded_size(count, WARM_ROWS)
         padded = pad(inputs, np.zeros(count), size)[0].x
         scores = (await self.predicting((size, task.support.outputs), (padded, task.adapted)))[:count]
+        if not np.isfinite(scores).all():
+            raise HTTPError(422, "The predictions are not finite; query or support hold numbers that are too large.")
         if self.learned.regression:
-            return {"predictions": task.support.original(scores[:, 0]).tolist()}
+            with np.errstate(over="ignore", invalid="ignore"):
+                predictions = task.support.original(scores[:, 0])
+            if not np.isfinite(predictions).all():
+                raise HTTPError(422, "The predictions are not finite; the target holds numbers that are too large.")
+            return {"predictions": predictions.tolist()}
         temperature = self.learned.certainty.temperature(len(task.support.y))
         chances = softmax(scores[:, list(task.support.places)].astype(np.float64) / temperature)
         best = [task.original[i] for i in chances.argmax(axis=1)]
@@ -104,7 +132,10 @@ class Service:
         if self.learned.regression:
             if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
                 raise HTTPError(422, "target must hold numbers; this learner is one of regression.")
-            target = np.array(values, np.float64)
+            try:
+                target = np.array([float(value) for value in values], np.float64)
+            except OverflowError as error:
+                raise HTTPError(422, "target holds a number that is too large for 64 bits.") from error
         else:
             if any(isinstance(value, list | dict) for value in values):
                 raise HTTPError(
@@ -119,9 +150,12 @@ class Service:
                 )
             original = dict(zip(texts, values, strict=True))  # pyright: ignore[reportAssignmentType]
             target = np.array(texts, object)
-        support = support_targets(self.learned, target)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            support = support_targets(self.learned, target)
         size = padded_size(len(support.y), WARM_ROWS)
         adapted, curve = await self.adapting((size, support.outputs), pad(inputs, support.y, size)[0])
+        if not np.isfinite(curve).all():
+            raise HTTPError(422, "Adaptation leads to no finite loss; support or target hold too large numbers.")
         return ServedTask(support, tuple(original.get(label, label) for label in support.labels), adapted), curve
 
     def _encoded(self, rows: Any, what: str) -> Inputs:

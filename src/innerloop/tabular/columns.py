@@ -232,7 +232,7 @@ def _matching(values: Any, feature: Feature, where: str) -> np.ndarray:
             array = np.array(values, np.float64)
         if array.dtype.kind not in "iufb" or not array.ndim:
             raise TypeError(array.dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InnerloopError(
             f"{feature.name!r} of {where} must hold {wanted} in each row, as the learner was trained on."
         ) from error

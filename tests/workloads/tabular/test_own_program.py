@@ -158,3 +158,29 @@ def test_a_file_with_rows_of_several_tasks_is_adapted_to_task_by_task(shops, cap
     sheets.write(shops / "query.csv", table[45:])
     assert cli.run(["adapt", "run", "--support=both.csv", "--query=query.csv"]) == 2
     assert "has rows of shop2, of which both.csv has none" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_its_table_has_moved_and_from_another_directory(shops, tmp_path, monkeypatch, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (shops / "shops.csv").rename(elsewhere / "moved.csv")
+    assert cli.run(["resume", str(shops / "run")]) == 2
+    assert "If it was moved, say where it is: --data FILE." in capsys.readouterr().err
+    monkeypatch.chdir(elsewhere)
+    assert cli.run(["resume", str(shops / "run"), "--data", "moved.csv"]) == 0
+    text = (elsewhere / "moved.csv").read_text()
+    (elsewhere / "moved.csv").write_text(text.replace("yes", "perhaps"))
+    assert cli.run(["resume", str(shops / "run"), "--data", "moved.csv"]) == 2
+    assert "belongs to another configuration: it was written with data" in capsys.readouterr().err
+    assert cli.run(["resume", "nowhere", "--data"]) == 2
+
+
+def test_predictions_never_replace_what_they_are_made_of(shops, capsys):
+    (shops / "query.csv").symlink_to(shops / "shops.csv")
+    before = (shops / "shops.csv").read_bytes()
+    for out in ("shops.csv", "./shops.csv", "query.csv"):
+        given = ["--support", "shops.csv", "--query", "query.csv", f"--out={out}"]
+        assert cli.run(["adapt", "run", *given]) == 2
+        assert "reads and which would be lost; choose another --out" in capsys.readouterr().err
+    assert cli.run(["adapt", "run", "--support=shops.csv", "--query=query.csv", "--out=run/config.json"]) == 2
+    assert (shops / "shops.csv").read_bytes() == before

@@ -78,6 +78,9 @@ class EpisodesSession:
     def init(self) -> MetaState:
         return training.initial_state(self.experiment)
 
+    def begun(self, state: MetaState) -> MetaState:
+        return state._replace(key=self.init().key)
+
     def step_of(self, state: MetaState) -> int:
         return int(state.step)
 

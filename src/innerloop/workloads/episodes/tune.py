@@ -15,8 +15,7 @@ from innerloop import __version__
 from innerloop.core import algorithms
 from innerloop.core.adjoints import Annealed, Implicit, Mixed, Truncated
 from innerloop.errors import InnerloopError
-from innerloop.files import write_text
-from innerloop.runs import codec, distributed, store
+from innerloop.runs import codec, distributed, sealed, store
 from innerloop.runs.fields import Layout
 from innerloop.runs.machine import cores, device_memory
 from innerloop.workloads.episodes import memory, training
@@ -56,16 +55,17 @@ def measured(experiment: Experiment, say: Callable[[str], None]) -> list[Candida
         return [Candidate(layouts[0], 0.0)]
     place = store.cache_dir() / "layouts" / f"{_fingerprint(config, layouts)}.json"
     try:
-        ways = [Candidate(Layout(**layout), float(seconds)) for layout, seconds in json.loads(place.read_text())]
+        kept = sealed.read(place)["ways"]
+        ways = [Candidate(Layout(**layout), float(seconds)) for layout, seconds in kept]
         if [way.layout for way in ways] == layouts:
             return ways
-    except (OSError, ValueError, TypeError):
+    except (InnerloopError, KeyError, ValueError, TypeError):
         pass
     say(f"measuring {len(layouts)} ways to compute a meta-step (kept for the next time)")
     ways = [Candidate(layout, seconds_of(probe(experiment, layout))) for layout in layouts]
     with suppress(OSError, InnerloopError):  # then it is measured again the next time
         place.parent.mkdir(exist_ok=True, mode=0o700)
-        write_text(place, json.dumps([(asdict(way.layout), way.seconds) for way in ways]))
+        sealed.write(place, {"ways": [(asdict(way.layout), way.seconds) for way in ways]})
     return ways
 
 

@@ -63,6 +63,9 @@ class ReinforcementSession:
     def init(self) -> RLState:
         return training.initial_state(self.experiment)
 
+    def begun(self, state: RLState) -> RLState:
+        return state._replace(key=self.init().key)
+
     def step_of(self, state: RLState) -> int:
         return int(state.step)
 

@@ -63,7 +63,9 @@ class TabularSession:
         """
         if not Path(config.data).exists():
             near = [entry.name for entry in Path(config.data).parent.glob("*")]
-            raise InnerloopError(f"There is no file or folder {config.data}; {nearest(Path(config.data).name, near)}")
+            moved = "" if resolve else " If it was moved, say where it is: --data FILE."
+            told = nearest(Path(config.data).name, near)
+            raise InnerloopError(f"There is no file or folder {config.data}; {told}{moved}")
         machine.set_up(1)
         with progress.timed(f"reading {config.data}"):
             loaded = loading.load(config)
@@ -71,7 +73,7 @@ class TabularSession:
             data = prepare(loaded.rows, choices_of(config))
         if resolve:
             data = selected(data, progress.say)
-            config = resolved(config, data.plan.design)
+            config = replace(resolved(config, data.plan.design), data=str(Path(config.data).resolve()))
         return cls(config, data, (*loaded.reasons, *loaded.rows.notes), progress)
 
     def describe(self) -> list[str]:
@@ -83,6 +85,10 @@ class TabularSession:
 
     def init(self) -> Fit:
         return self._fitting.start(self.config.seed)
+
+    def begun(self, state: Fit) -> Fit:
+        state = state._replace(state=state.state._replace(key=self.init().state.key))
+        return self._fitting.limited(state, self.data.plan.schedule.iterations)
 
     def step_of(self, state: Fit) -> int:
         return int(state.state.step)

@@ -68,7 +68,9 @@ class Table:
             if self.format == "parquet":
                 parquet = require("pyarrow.parquet", "tabular", "Reading tables")
                 with parquet.ParquetFile(self.path) as file:
-                    yield from file.iter_batches(batch_size=BLOCK, columns=names)
+                    for batch in file.iter_batches(batch_size=BLOCK, columns=names):
+                        batch.validate(full=True)  # texts that are no UTF-8 fail here, not where they are read
+                        yield batch
             else:
                 with self._csv() as reader:
                     for batch in reader:
@@ -173,7 +175,8 @@ class _Readable:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, InnerloopError) or not isinstance(error, self._errors):
             return
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+        self._path, self._form = path, form
+        self._errors = (arrow.lib.ArrowException, OSError, UnicodeError, OverflowError)
         raise InnerloopError(f"{self._path} cannot be read as {self._form.upper()}: {said}.") from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.pictures import opened
 from innerloop.runs import store
 from innerloop.workloads.episodes.data.omniglot import Labelled, Part, _pillow
 
@@ -70,12 +71,9 @@ def _prepare(files: list[Path], part: str, announce: Callable[[str], None]) -> n
     announce(f"preparing {len(files)} images of miniImageNet ({part}, once)")
     images = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
     for i, file in enumerate(files):
-        try:
-            with image_module.open(file, formats=["JPEG", "PNG"]) as picture:
-                picture = picture.convert("RGB")
-                if picture.size != (SIDE, SIDE):
-                    picture = picture.resize((SIDE, SIDE), image_module.Resampling.LANCZOS)
-                images[i] = np.asarray(picture)
-        except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
-            raise InnerloopError(f"{file} cannot be read as an image ({error}).") from error
+        with opened(image_module, file, formats=["JPEG", "PNG"]) as picture:
+            picture = picture.convert("RGB")
+            if picture.size != (SIDE, SIDE):
+                picture = picture.resize((SIDE, SIDE), image_module.Resampling.LANCZOS)
+            images[i] = np.asarray(picture)
     return images

@@ -5,6 +5,7 @@ Reference:
     2015.
 """
 
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from innerloop.errors import InnerloopError
+from innerloop.pictures import opened
 from innerloop.runs import store
 from innerloop.tasks import with_rotations
 from innerloop.workloads.episodes.data.archive import read_members
@@ -73,6 +75,7 @@ def load(
     place = _locate(data_dir, announce)
     files = [place / name for name in ARCHIVES]
     arrays = store.prepared(store.fingerprint(files, "omniglot", SIDE, 1), lambda: _prepare(files, announce))
+    _tell_unpublished(files, announce)
     images, labels, names = arrays["images"], arrays["labels"], bytes(arrays["names"]).decode().split("\n")
     parts = _random_split(split_seed) if split == "random" else _vinyals_split(data_dir, place, names, announce)
     result: dict[Part, Labelled] = {}
@@ -106,11 +109,11 @@ def _prepare(files: list[Path], announce: Callable[[str], None]) -> dict[str, np
         for name, content in read_members(file, ".png"):
             *_, alphabet, character, _ = name.split("/") if name.count("/") >= 2 else ("", "", "", name)
             try:
-                with image_module.open(io.BytesIO(content), formats=["PNG"]) as picture:
+                with opened(image_module, io.BytesIO(content), formats=["PNG"], name="it") as picture:
                     if picture.size != (RAW_SIDE, RAW_SIDE):
                         raise ValueError(f"{picture.size[0]}x{picture.size[1]} pixels instead of {RAW_SIDE}x{RAW_SIDE}")
                     grey = picture.convert("L").resize((SIDE, SIDE), image_module.Resampling.LANCZOS)
-            except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
+            except (ValueError, InnerloopError) as error:
                 raise InnerloopError(f"{file} holds {name!r}, which is no image of Omniglot ({error}).") from error
             images.append(255 - np.asarray(grey))
             characters.append(f"{alphabet}/{character}")
@@ -134,6 +137,17 @@ def _prepare(files: list[Path], announce: Callable[[str], None]) -> dict[str, np
     }
 
 
+def _tell_unpublished(files: list[Path], announce: Callable[[str], None]) -> None:
+    """Say of archives that they are not the published ones: packed anew, or damaged where it does not show."""
+    for file in files:
+        found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        if found != ARCHIVES[file.name]:
+            announce(
+                f"note: {file} is not the published archive (its MD5 is {found}, not {ARCHIVES[file.name]}), though it "
+                "holds all characters and drawings"
+            )
+
+
 def _random_split(seed: int) -> dict[Part, np.ndarray]:
     order = np.random.default_rng(seed).permutation(CHARACTERS)
     return {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]}
@@ -155,7 +169,7 @@ def _vinyals_split(
     parts: dict[Part, np.ndarray] = {}
     for part in PARTS:
         file = folder / f"{part}.txt"
-        characters = {line.rsplit("/", 1)[0] for line in file.read_text().split()}
+        characters = {line.rsplit("/", 1)[0] for line in file.read_text(errors="replace").split()}
         unknown = characters - index.keys()
         if unknown:
             raise InnerloopError(f"{file} names the character {min(unknown)!r}, which the archives do not hold.")
