@@ -104,7 +104,7 @@ def _sums(jaxpr: Any, uses: dict[Any, list[Any]]) -> dict[Any, tuple[Any, Any]]:
     for equation in jaxpr.eqns:
         if equation.primitive.name not in ("add_any", "add"):
             continue
-        pair = [products.get(atom) for atom in equation.invars if not isinstance(atom, core.Literal)]
+        pair: list[Any] = [products.get(atom) for atom in equation.invars if not isinstance(atom, core.Literal)]
         if len(pair) < 2 or pair[0] is pair[1] or any(one is None or len(uses[one.outvars[0]]) > 1 for one in pair):
             continue
         first, second = pair
@@ -120,12 +120,12 @@ def _sums(jaxpr: Any, uses: dict[Any, list[Any]]) -> dict[Any, tuple[Any, Any]]:
 def _sum(first: Any, second: Any, read: Callable[[Any], Any]) -> Array:
     """Two products as one, their operands joined along an axis that is contracted."""
     inner, _ = first.params["dimension_numbers"]
-    joined = [
+    left, right = [
         lax.concatenate([read(one), read(other)], axes[0])
         for one, other, axes in zip(first.invars, second.invars, inner, strict=True)
     ]
-    product = _product(*joined, False, **first.params)
-    return lax.dot_general(*joined, **first.params) if product is None else product
+    product = _product(left, right, False, **first.params)
+    return lax.dot_general(left, right, **first.params) if product is None else product
 
 
 def _uses(jaxpr: Any) -> dict[Any, list[Any]]:

@@ -260,7 +260,7 @@ def _adaptation(
     row: Estimator,
     experience: Advantages,
     layout: Layout,
-) -> Callable[[Meta, Any, PRNGKey], Adaptation]:
+) -> Callable[..., Adaptation]:
     """Collect and adapt by turns."""
     loss = row.loss(policy)
 

@@ -118,5 +118,5 @@ def listed(text: str) -> list[float] | None:
     try:
         values = json.loads(text)
         return [float(value) for value in values]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None

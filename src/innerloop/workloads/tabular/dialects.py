@@ -23,6 +23,7 @@ GAPS = frozenset(
 UNNAMED = "Unnamed: 0"
 """The name of a first column that has none, as pandas and R write the names of rows."""
 HEAD = 2**16
+MOST_COLUMNS = 20_000
 DELIMITERS = ",;\t|"
 COMMENT = "#"
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -75,6 +76,11 @@ def dialect_of(path: Path) -> Dialect:
     reader = csv.reader(_decoded(lines[before:]), delimiter=delimiter)
     names = [name.strip() for name in next(reader)]
     names = [name or (UNNAMED if i == 0 else f"column {i + 1}") for i, name in enumerate(names)]
+    if len(names) > MOST_COLUMNS:
+        raise InnerloopError(
+            f"{path} has more than {MOST_COLUMNS:,} columns; put numbers that belong together into one, as lists: "
+            "[0.5, 1, 2]."
+        )
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise InnerloopError(f"{path} has two columns of the name {twice[0]!r}; rename one.")

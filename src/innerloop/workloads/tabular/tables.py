@@ -167,7 +167,8 @@ class _Readable:
     """Says in one sentence what pyarrow says of a file that it cannot read."""
 
     def __init__(self, path: Path, form: str, arrow: Arrow):
-        self._path, self._form, self._errors = path, form, (arrow.lib.ArrowException, OSError, UnicodeError)
+        self._path, self._form = path, form
+        self._errors = (arrow.lib.ArrowException, OSError, UnicodeError, OverflowError)
 
     def __enter__(self) -> None:
         return None
@@ -175,8 +176,7 @@ class _Readable:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, InnerloopError) or not isinstance(error, self._errors):
             return
-        self._path, self._form = path, form
-        self._errors = (arrow.lib.ArrowException, OSError, UnicodeError, OverflowError)
+        said = next(iter(str(error).splitlines()), type(error).__name__)[:200].rstrip(". ")
         raise InnerloopError(f"{self._path} cannot be read as {self._form.upper()}: {said}.") from error
 
 

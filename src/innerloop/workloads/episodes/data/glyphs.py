@@ -104,6 +104,7 @@ def _is_letter(code: int, scripts: tuple[str, ...]) -> bool:
 
 def _draw(font, code: int) -> np.ndarray:
     """A letter in the middle of its image, smaller where it would not fit."""
+    ink = np.zeros((1, 1), np.uint8)
     for size in range(EM, 0, -1):
         font.set_size(size, 72)
         font.set_text(chr(code))
