@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from innerloop.core.trees import is_differentiable, path_name
 from innerloop.errors import InnerloopError
@@ -22,26 +23,112 @@ from innerloop.types import (
     Scalar,
     State,
     StatefulLoss,
+    Task,
 )
 
 
-def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any) -> None:
+def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any, key: Any) -> None:
     """Refuse values of the wrong kind before they fail deep inside.
 
     Raises:
         InnerloopError: naming the argument and what was given.
     """
     require_adjoint(adjoint)
-    if not isinstance(rule, InnerRule):
-        raise InnerloopError(
-            f"rule must be an InnerRule, such as rules.sgd(0.01) or rules.from_optax(optimizer), not {_kind(rule)}."
-        )
+    require_rule(rule)
     if not isinstance(meta, Meta):
         raise InnerloopError(f"meta must be Meta(params, rule.init(params)), not {_kind(meta)}.")
+    require_key(key)
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise InnerloopError(f"steps must be a whole number known in advance, not {_kind(steps)}.")
     if steps < 0:
         raise InnerloopError(f"adapt cannot take steps={steps} inner steps; use 0 or more.")
+
+
+def require_rule(rule: Any) -> None:
+    """Refuse what is no inner rule, above all an optax optimiser in its place.
+
+    Raises:
+        InnerloopError: naming what was given.
+    """
+    if not isinstance(rule, InnerRule):
+        raise InnerloopError(
+            f"rule must be an InnerRule, such as rules.sgd(0.01) or rules.from_optax(optimizer), not {_kind(rule)}."
+        )
+
+
+def require_learned(meta: Meta, rule: InnerRule) -> None:
+    """Refuse a `Meta` that does not hold what the rule learns.
+
+    Raises:
+        InnerloopError: naming what is missing.
+    """
+    if jax.tree.leaves(meta.rule):
+        return
+    wanted = _shapes(jax.eval_shape(rule.init, meta.params))
+    if wanted:
+        raise InnerloopError(
+            f"This rule learns {len(wanted)} arrays of its own, but meta.rule holds none; make it with "
+            "Meta(params, rule.init(params))."
+        )
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optax optimiser.
+
+    Raises:
+        InnerloopError: naming what was given.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise InnerloopError(f"optimizer must be an optax optimiser, such as optax.adam(1e-3), not {_kind(optimizer)}.")
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is no single random key, above all a seed in its place.
+
+    Raises:
+        InnerloopError: naming what was given.
+    """
+    if isinstance(key, jax.Array | np.ndarray):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (typed and not key.shape) or (key.dtype == np.uint32 and key.ndim == 1):
+            return
+        if typed:
+            raise InnerloopError(f"key is {list(key.shape)} keys; one is needed, such as jax.random.key(0).")
+    raise InnerloopError(f"key must be a random key, such as jax.random.key(0), not {_kind(key)}.")
+
+
+def require_tasks(tasks: Any, function: str) -> int:
+    """The number of tasks that are stacked along the leading axis.
+
+    Args:
+        tasks: a `Task` with leaves `[tasks, ...]`.
+        function: which function was given them, for the message.
+
+    Raises:
+        InnerloopError: if it is no `Task`, or its leaves do not agree in their leading axis.
+    """
+    if not isinstance(tasks, Task):
+        raise InnerloopError(
+            f"{function} takes Task(support, query) with tasks stacked along a leading axis, not {_kind(tasks)}."
+        )
+    numbers: dict[int, str] = {}
+    for path, leaf in jax.tree.leaves_with_path(tasks):
+        shape = jnp.shape(leaf)
+        if not shape:
+            raise InnerloopError(
+                f"{function}: {path_name(path)} has no axis of tasks; stack tasks along a leading one."
+            )
+        numbers.setdefault(shape[0], f"{path_name(path)} {list(shape)}")
+    if len(numbers) != 1:
+        shown = " and ".join(list(numbers.values())[:2]) or "no arrays"
+        raise InnerloopError(
+            f"{function} needs tasks stacked along the leading axis of all that they hold, but got {shown}; a single "
+            "task needs a leading axis of 1 (jax.tree.map(lambda leaf: leaf[None], task))."
+        )
+    number = next(iter(numbers))
+    if not number:
+        raise InnerloopError(f"{function} got 0 tasks; give at least one.")
+    return number
 
 
 def require_adjoint(value: Any) -> None:

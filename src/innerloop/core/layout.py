@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from innerloop.core.trees import as_arrays
 from innerloop.errors import InnerloopError
 from innerloop.ops import row_major
 
@@ -136,6 +137,7 @@ def mean_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Call
         return lax.psum(total, AXIS) if layout.shards > 1 else total
 
     def mean(shared: Any, items: Any) -> tuple[Any, Any]:
+        shared, items = as_arrays((shared, items))
         number = jax.tree.leaves(items)[0].shape[0]
         layout.require(number)
         filled, counts = _filled(items, layout)
@@ -162,6 +164,7 @@ def map_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Calla
         return jax.tree.map(flat, lax.map(of_chunk, chunks))
 
     def results(shared: Any, items: Any) -> Any:
+        shared, items = as_arrays((shared, items))
         number = jax.tree.leaves(items)[0].shape[0]
         filled, _ = _filled(items, layout)
         return jax.tree.map(lambda leaf: leaf[:number], _sharded(shard_map, layout, P(AXIS))(shared, filled))

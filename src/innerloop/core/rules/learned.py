@@ -101,7 +101,7 @@ def per_layer_per_step(learning_rate: float, steps: int) -> InnerRule:
         raise InnerloopError(f"per_layer_per_step(steps={steps}) has nothing to learn; use 1 step or more.")
 
     def init(params: Params) -> RuleParams:
-        rates = lambda leaf: jnp.full(steps, learning_rate, leaf.dtype) if is_differentiable(leaf) else None  # noqa: E731
+        rates = lambda leaf: jnp.full(steps, learning_rate, jnp.result_type(leaf)) if is_differentiable(leaf) else None  # noqa: E731
         return jax.tree.map(rates, params)
 
     def transform(rates: RuleParams, step: Step) -> optax.GradientTransformation:
@@ -198,7 +198,8 @@ def meta_curvature(learning_rate: float) -> InnerRule:
         return tuple(shape) if len(shape) <= 2 else (prod(shape[:-2]), *shape[-2:])
 
     def matrices(leaf: Any) -> list[Any] | None:
-        return [jnp.eye(size, dtype=leaf.dtype) for size in merged(leaf.shape)] if is_differentiable(leaf) else None
+        sizes = merged(jnp.shape(leaf))
+        return [jnp.eye(size, dtype=jnp.result_type(leaf)) for size in sizes] if is_differentiable(leaf) else None
 
     def precondition(gradient: Any, factors: list[Any]) -> Any:
         result = gradient.reshape(merged(gradient.shape))

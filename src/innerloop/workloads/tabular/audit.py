@@ -15,6 +15,7 @@ from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.defaults import choices_of
 from innerloop.workloads.tabular.loading import load
+from innerloop.workloads.tabular.pictures import nearly_equal
 
 SUSPICIOUS = 0.98
 """A single feature that orders the classes of most tasks this well (area under the ROC curve) gives the target away."""
@@ -51,7 +52,7 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
 def findings_of(config: Config, rows: Rows) -> list[Finding]:
     """All that is to be said of the rows."""
     if rows.image:
-        return [*_sizes(rows), *_twice(config, rows)]
+        return [*_sizes(rows), *_alike(rows), *_twice(config, rows)]
     return [
         *_sizes(rows),
         *_unusable(rows),
@@ -77,6 +78,12 @@ def _refused(config: Config, rows: Rows) -> list[Finding]:
     except InnerloopError as error:
         return [Finding(f"training refuses it: {error}", True)]
     return []
+
+
+def _alike(rows: Rows) -> list[Finding]:
+    """Whether nearly all images are equal as they are read."""
+    said = nearly_equal(next(iter(rows.columns.values())))
+    return [Finding(said, True)] if said else []
 
 
 def _sizes(rows: Rows) -> list[Finding]:
