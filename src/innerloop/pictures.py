@@ -1,5 +1,6 @@
 """Image files as a network reads them: sizes, colours and ink as those that it was trained on."""
 
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from innerloop.extras import require
 from innerloop.text import listed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-GREY_MODES = ("1", "L", "I", "F", "La", "LA", "I;16", "I;16L", "I;16B", "I;16N")
-PAPER = 255
-"""What lies behind transparent pixels: white."""
-HIDDEN = ("__MACOSX", "__pycache__", "@eaDir", "Thumbs.db")
-"""Folders that programs leave beside images, like all whose names begin with a dot."""
+GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F", "LA")
+RANGES = (255.0, 4095.0, 65535.0)
+"""The largest values of images of 8, 12 and 16 bits."""
+ASIDE = ("__MACOSX",)
+"""Folders of other programs, beside all those whose names begin with a dot."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,16 @@ class ImageFormat:
     def converted(self, picture: Any) -> np.ndarray:
         """One image, as Pillow opened it, as unsigned bytes `[height, width, channels]`."""
         image = require("PIL.Image", "images", "Reading images")
-        picture = as_seen(picture, grey=self.channels == 1)
+        picture = turned(picture)
+        if picture.mode in ("La", "RGBa"):  # colours that are multiplied by their opacity already
+            picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:  # what is transparent is paper
+            picture = picture.convert("RGBA")
+            paper = image.new("RGBA", picture.size, "white")
+            picture = image.alpha_composite(paper, picture)
+        if picture.mode.startswith(("I", "F")):
+            picture = image.fromarray(in_bytes(np.asarray(picture)))
+        picture = picture.convert("L" if self.channels == 1 else "RGB")
         if picture.size != (self.width, self.height):
             method = image.Resampling.LANCZOS if self.resampling == "lanczos" else image.Resampling.BOX
             picture = picture.resize((self.width, self.height), method)
@@ -81,85 +91,55 @@ class ImageFormat:
         return 255 - pixels if self.inverted else pixels
 
 
-def as_seen(picture: Any, grey: bool) -> Any:
-    """What a viewer shows of an image as Pillow opened it, in the mode `L` or `RGB`.
+def in_bytes(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits, or real ones, as unsigned bytes.
 
-    Numbers of more than 8 bits are scaled: 16 bits by their range (65,535 becomes 255); real numbers from 0 to 1, from
-    0 to 255 or from 0 to 65,535, by the smallest of these ranges that holds all; others by their own least and
-    largest. What is transparent shows white paper. The turn that a camera noted is made.
+    White is 1 for real numbers of no more than that, and otherwise the largest value of the fewest bits, of 8, 12 and
+    16, that hold the image, if it has whole numbers: a deep image keeps its greys. Anything else goes from its least
+    to its largest value. What is no number is black.
+
+    Example:
+        >>> in_bytes(np.array([0, 65535], np.uint16)).tolist(), in_bytes(np.array([0.0, 0.5, 1.0])).tolist()
+        ([0, 255], [0, 128, 255])
     """
-    image = require("PIL.Image", "images", "Reading images")
-    picture = turned(picture)
-    if picture.mode.startswith("I;16"):
-        picture = image.fromarray(_scaled(np.asarray(picture), 65535.0))
-    elif picture.mode in ("I", "F"):
-        values = np.asarray(picture, np.float64)
-        picture = image.fromarray(_scaled(values, _largest(values, whole=picture.mode == "I")))
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        if picture.mode in ("La", "RGBa"):  # colours that are multiplied by their opacity already
-            picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
-        picture = picture.convert("RGBA")
-        paper = image.new("RGBA", picture.size, (PAPER,) * 3 + (255,))
-        picture = image.alpha_composite(paper, picture).convert("RGB")
-    return picture.convert("L" if grey else "RGB")
-
-
-def turned(picture: Any) -> Any:
-    """The image as its camera was held, where the file tells."""
-    return require("PIL.ImageOps", "images", "Reading images").exif_transpose(picture)
-
-
-def _largest(values: np.ndarray, whole: bool) -> float:
-    """Which number is white; 0 if no usual range holds the values."""
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    ranges = (255.0, 65535.0) if whole else (1.0, 255.0, 65535.0)
-    if whole and high > 255.0:
-        ranges = ranges[1:]
-    return next((largest for largest in ranges if low >= 0 and high <= largest), 0.0)
-
-
-def _scaled(values: np.ndarray, largest: float) -> np.ndarray:
-    """Numbers as unsigned bytes, what is no number as black."""
-    values = np.asarray(values, np.float64)
-    known = np.isfinite(values)
-    low, width = 0.0, largest
-    if not largest:
-        low = float(values[known].min()) if known.any() else 0.0
-        width = (float(values[known].max()) - low if known.any() else 0.0) or 1.0
-    share = np.where(known, (np.where(known, values, 0.0) - low) / width, 0.0)
-    return np.round(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
+    numbers = np.asarray(values, np.float64)
+    finite = np.isfinite(numbers)
+    numbers = np.where(finite, numbers, numbers.min(initial=0.0, where=finite))
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+    whole = values.dtype.kind in "iu"
+    if low >= 0 and high <= 1 and not whole:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= RANGES[-1]:
+        bits = RANGES[1:] if values.dtype == np.uint16 else RANGES
+        low, high = 0.0, min(most for most in bits if most >= high)
+    return np.round(255 * (numbers - low) / ((high - low) or 1.0)).astype(np.uint8)
 
 
 def images_below(path: Path) -> list[Path]:
-    """All images, in order of their names, also below folders that are links; hidden ones are left out.
+    """All images, in order of their names, also in folders that are links; not what other programs leave behind.
 
     Raises:
-        InnerloopError: if there is none, or links lead around in a circle.
+        InnerloopError: if there is none.
     """
-    files: list[Path] = []
-
-    def walk(folder: Path, above: frozenset[Path]) -> None:
-        real = folder.resolve()
-        if real in above:
-            raise InnerloopError(f"{folder} is a link to a folder that it lies in; remove it.")
-        for entry in sorted(folder.iterdir()):
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                walk(entry, above | {real})
-            elif entry.suffix.lower() in SUFFIXES and entry.is_file():
-                files.append(entry)
-
-    walk(path, frozenset())
+    files, seen = [], set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        true = os.path.realpath(folder)
+        below[:] = [] if true in seen else sorted(name for name in below if not _is_aside(name))
+        if true not in seen:
+            files += [Path(folder, name) for name in names if _is_image(name)]
+        seen.add(true)
+    files = sorted(file for file in files if file.is_file())
     if not files:
         raise InnerloopError(f"There are no images below {path} ({listed(SUFFIXES)}); give another folder or a table.")
-    return sorted(files)
+    return files
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that programs leave behind: `._x.png`, `.ipynb_checkpoints`, `__MACOSX`."""
-    return name.startswith(".") or name in HIDDEN
+def _is_aside(name: str) -> bool:
+    return name.startswith(".") or name in ASIDE
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
 def opened(image: Any, file: Any) -> Any:
@@ -178,6 +158,11 @@ def opened(image: Any, file: Any) -> Any:
     except Exception as error:  # decoders of damaged files raise whatever comes
         raise _unreadable(file, error) from error
     return picture
+
+
+def turned(picture: Any) -> Any:
+    """The image as its camera was held, where the file tells."""
+    return require("PIL.ImageOps", "images", "Reading images").exif_transpose(picture)
 
 
 def _unreadable(file: Any, error: Exception) -> InnerloopError:

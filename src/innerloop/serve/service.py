@@ -14,9 +14,10 @@ from innerloop.serve.batcher import SMALL_BATCH, Batcher, HTTPError, Limits, fil
 from innerloop.tabular import learner
 from innerloop.tabular.adaptation import SupportTargets, pad, softmax, support_targets
 from innerloop.tabular.artifact import TrainedLearner
-from innerloop.tabular.columns import label_text, matched
+from innerloop.tabular.columns import matched
 from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Inputs
+from innerloop.tabular.identity import identities
 from innerloop.tabular.learner import Adapted
 from innerloop.types import Examples
 
@@ -105,9 +106,17 @@ class Service:
                 raise HTTPError(422, "target must hold numbers; this learner is one of regression.")
             target = np.array(values, np.float64)
         else:
-            texts = [label_text(value) for value in values]
-            if None in texts or any(isinstance(value, list | dict) for value in values):
+            if any(isinstance(value, list | dict) for value in values):
+                raise HTTPError(
+                    422, "target must hold a label for each support row, a text, a number or a truth value."
+                )
+            texts = identities(values).tolist()
+            if None in texts:
                 raise HTTPError(422, "target must hold a label for each support row.")
+            if len({(type(value), value) for value in values}) > len(set(texts)):
+                raise HTTPError(
+                    422, 'target holds different labels that read the same, such as 1 and "1"; give one type.'
+                )
             original = dict(zip(texts, values, strict=True))  # pyright: ignore[reportAssignmentType]
             target = np.array(texts, object)
         support = support_targets(self.learned, target)

@@ -11,9 +11,9 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import learner
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.certainty import NORMAL
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.episodes import padded_size
 from innerloop.tabular.features import Columns, Inputs
+from innerloop.tabular.identity import in_order
 from innerloop.tabular.learner import Adapted
 from innerloop.types import Examples
 

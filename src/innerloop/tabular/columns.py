@@ -13,6 +13,7 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.tabular.features import Columns, Feature
+from innerloop.tabular.identity import identities, is_absent
 from innerloop.text import listed, nearest
 
 Kind = Literal["classification", "regression"]
@@ -82,7 +83,7 @@ def as_target(values: Any, kind: Kind, name: str = "the target") -> np.ndarray:
     """
     given = np.asarray(values)
     if kind == "classification":
-        return np.array([label_text(value) for value in given.tolist()], object)
+        return identities(values if isinstance(values, list | tuple) else given.tolist())
     if given.dtype.kind == "b":
         return given.astype(np.float64)
     numbers = as_numbers(given)
@@ -90,47 +91,6 @@ def as_target(values: Any, kind: Kind, name: str = "the target") -> np.ndarray:
         text = next(value for value in given.tolist() if value is not None and not isinstance(value, int | float))
         raise InnerloopError(f"A regression needs numbers, but {name} holds {text!r}; give numbers, or classes.")
     return numbers
-
-
-def label_text(value: Any) -> str | None:
-    """One label as text: 1 and 1.0 are `1`, True and TRUE are `true`, a missing one is `None`.
-
-    Example:
-        >>> label_text(True), label_text(2.0), label_text(" B "), label_text(float("nan"))
-        ('true', '2', 'B', None)
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value).strip()
-    number = number_in(text)
-    if number is not None and np.isfinite(number) and number == int(number):
-        return str(int(number))
-    return text.lower() if text.lower() in ("true", "false") else text or None
-
-
-def number_in(text: str) -> float | None:
-    """The number that a text is, or `None`."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Labels in order, numbers by their value.
-
-    Example:
-        >>> in_order({"10", "9"}), in_order({"b", "10", "a"})
-        (('9', '10'), ('10', 'a', 'b'))
-    """
-    try:
-        return tuple(sorted(labels, key=float))
-    except ValueError:
-        return tuple(sorted(labels))
 
 
 def named_columns(X: Any) -> dict[str, np.ndarray]:
@@ -163,16 +123,17 @@ def columns_of(X: Any, features: Sequence[Feature]) -> Columns:
     Raises:
         InnerloopError: if X lacks one, or it is not what the learner was trained on.
     """
-    if hasattr(X, "columns") or all(feature.name.isdigit() for feature in features):
+    if hasattr(X, "columns"):
         return matched(named_columns(X), features, "X")
     values = np.asarray(X)
     width = sum(feature.width for feature in features)
     if values.ndim != 2 or values.shape[1] != width:
         raise InnerloopError(f"X has the shape {list(values.shape)}; this learner reads {width} features of each row.")
     ends = np.cumsum([feature.width for feature in features])
-    parts = {
-        feature.name: values[:, end - feature.width : end] for feature, end in zip(features, ends.tolist(), strict=True)
-    }
+    parts = {}
+    for feature, end in zip(features, ends.tolist(), strict=True):
+        part = values[:, end - feature.width : end]
+        parts[feature.name] = as_column(part[:, 0]) if feature.width == 1 else part
     return matched(parts, features, "X")
 
 
@@ -231,7 +192,7 @@ def as_column(values: np.ndarray) -> np.ndarray:
     rows = values.tolist()
     if rows and all(isinstance(row, list | tuple | np.ndarray) for row in rows):
         return np.array([np.asarray(row, np.float64) for row in rows])
-    return np.array([None if row is None or row != row else str(row) for row in rows], object)
+    return np.array([None if is_absent(row) else str(row) for row in rows], object)
 
 
 def as_numbers(values: np.ndarray) -> np.ndarray | None:
@@ -239,26 +200,24 @@ def as_numbers(values: np.ndarray) -> np.ndarray | None:
     if values.dtype.kind in "iuf":
         return values.astype(np.float64)
     rows = values.tolist() if values.dtype.kind == "O" else [""]
-    if any(isinstance(row, bool) or not (row is None or isinstance(row, int | float | np.number)) for row in rows):
+    if any(isinstance(row, bool) or not (is_absent(row) or isinstance(row, int | float | np.number)) for row in rows):
         return None
-    return np.array([np.nan if row is None else float(row) for row in rows], np.float64)
+    return np.array([np.nan if is_absent(row) else float(row) for row in rows], np.float64)
 
 
 def _dates(values: np.ndarray) -> np.ndarray | None:
     """Objects that are dates, all but missing ones, as an array of them."""
-    known = [value for value in values.tolist() if value is not None and value == value]
+    known = [value for value in values.tolist() if not is_absent(value)]
     if not known or not all(isinstance(value, date) for value in known):
         return None
-    texts = [None if value is None or value != value else value.isoformat() for value in values.tolist()]
+    texts = [None if is_absent(value) else value.isoformat() for value in values.tolist()]
     return np.array([np.datetime64("NaT") if text is None else np.datetime64(text[:26], "ns") for text in texts])
 
 
 def _matching(values: Any, feature: Feature, where: str) -> np.ndarray:
     """One column as the learner reads it."""
     if feature.kind == "categories":
-        texts = [
-            None if value is None or value != value else str(value) for value in np.asarray(values).ravel().tolist()
-        ]
+        texts = [None if is_absent(value) else str(value) for value in np.asarray(values).ravel().tolist()]
         return np.array(texts, object)
     wanted = "a number" if feature.width == 1 else f"a list of {feature.width} numbers"
     try:

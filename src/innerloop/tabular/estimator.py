@@ -107,8 +107,12 @@ class TabularMetaLearner:
         counts = {name: f"{len(part.names):,} tasks, {len(part.target):,} rows" for name, part in data.parts.items()}
         facts = {"name": "A few-shot learner", "data": counts, "meta_steps": int(fit.state.step), "seed": self.seed}
         sizes = sorted({*data.plan.supports, *data.plan.sizes})
-        untrained = data.learned(fitting.start(self.seed).best, facts)
-        self.learned = settled(untrained, data.learned(fit.best, facts), data.parts.get("valid"), sizes).learned
+        before = fitting.start(self.seed).best
+        if self.initial is not None:
+            before = started_from(before, self.initial)
+        self.learned = settled(
+            data.learned(before, facts), data.learned(fit.best, facts), data.parts.get("valid"), sizes
+        ).learned
         told = [f"{skipped:,} meta-steps were skipped, since their meta-gradients were not finite"] if skipped else []
         self.reasons = (reason, *data.plan.reasons, *told)
         return self

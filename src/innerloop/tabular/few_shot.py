@@ -9,9 +9,10 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import adaptation
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.cold import cold
-from innerloop.tabular.columns import Kind, columns_of, label_text, matched
+from innerloop.tabular.columns import Kind, columns_of, matched
 from innerloop.tabular.estimator import TabularMetaLearner
 from innerloop.tabular.features import Columns
+from innerloop.tabular.identity import identities
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -74,7 +75,11 @@ class _FewShot(BaseEstimator):
     def _columns(self, X: np.ndarray, learned: TrainedLearner) -> Columns:
         """The features that the learner reads: by name, where both it and the rows of `fit` have names."""
         features, names = learned.preparation.features, getattr(self, "feature_names_in_", None)
-        if names is None or self.pretrained is None or all(feature.name.isdigit() for feature in features):
+        if (
+            names is None
+            or self.pretrained is None
+            or [feature.name for feature in features] == [str(i) for i in range(len(features))]
+        ):
             return columns_of(X, features)
         return matched({str(name): X[:, i] for i, name in enumerate(names)}, features, "X")
 
@@ -117,7 +122,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
             raise InnerloopError(f"y has only one class ({self.classes_[0]!r}); at least two classes are needed.")
         weight = _weight_of(sample_weight, X)
         learned = self._learned(X, "classification", weight)
-        texts = [label_text(label) or "" for label in self.classes_.tolist()]
+        texts = [name or "" for name in identities(self.classes_.tolist())]
         if len(set(texts)) < len(texts):  # labels such as 1 and "1"
             texts = [f"class {i}" for i in range(len(texts))]
         self._places = {text: i for i, text in enumerate(texts)}

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from innerloop.errors import InnerloopError
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.design import Design
 from innerloop.tabular.fit import Schedule
+from innerloop.tabular.identity import in_order
 from innerloop.tabular.rows import Rows
 from innerloop.text import nearest
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.tabular.artifact import TrainedLearner
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.design import Design
 from innerloop.tabular.episodes import ClassEpisodes, RaggedEpisodes
 from innerloop.tabular.features import Feature, Inputs, Preparation, as_matrix, with_pooled
 from innerloop.tabular.fit import Fitting
+from innerloop.tabular.identity import in_order
 from innerloop.tabular.plan import Choices, Plan, plan, smallest_task
 from innerloop.tabular.pooled import Trees, out_of_fold
 from innerloop.tabular.rows import PARTS, Rows, split, usable

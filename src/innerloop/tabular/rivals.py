@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from innerloop.extras import require
-from innerloop.tabular.columns import in_order
+from innerloop.tabular.identity import in_order
 from innerloop.tabular.pooled import Trees, out_of_fold
 
 Rival = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]

@@ -10,6 +10,7 @@ from innerloop.tabular.columns import as_target, infer_kind, kind_named, named_c
 
 PARTS = ("train", "valid", "test")
 SYNONYMS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
+PART_NAMES = frozenset({*PARTS, *SYNONYMS})
 
 
 class Rows(NamedTuple):

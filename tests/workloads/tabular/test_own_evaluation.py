@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from innerloop.tabular.draws import stratified
+from innerloop.tabular.identity import identities
 from innerloop.tabular.rows import Rows, part_named, split, usable
 from innerloop.workloads.tabular.audit import roc_area
-from innerloop.workloads.tabular.metrics import average_precision, metrics_of, stratified
-from innerloop.workloads.tabular.tables import label_text
+from innerloop.workloads.tabular.metrics import average_precision, metrics_of
 
 RNG = np.random.default_rng(0)
 
@@ -70,7 +71,8 @@ def test_what_cannot_be_learned_from_is_left_out_by_name():
 
 
 def test_labels_of_any_type_agree_as_texts():
-    assert [label_text(each) for each in (1, 1.0, "1", "1.0", np.int64(1), np.float32(1))] == ["1"] * 6
-    assert [label_text(each) for each in (True, "TRUE", np.True_)] == ["true"] * 3
-    assert [label_text(each) for each in (None, "", float("nan"))] == [None] * 3
-    assert label_text(0.5) == "0.5"
+    same = (1, 1.0, "1", np.int64(1), np.float32(1))
+    assert [identities([value]).tolist() for value in same] == [["1"]] * len(same)
+    assert [identities([value]).tolist() for value in (True, "TRUE", np.True_)] == [["true"]] * 3
+    assert identities([None, "", float("nan")]).tolist() == [None] * 3
+    assert identities([0.5]).tolist() == ["0.5"]

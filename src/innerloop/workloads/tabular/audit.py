@@ -15,10 +15,11 @@ from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.defaults import choices_of
 from innerloop.workloads.tabular.loading import load
-from innerloop.workloads.tabular.pictures import nearly_equal
 
 SUSPICIOUS = 0.98
 """A single feature that orders the classes of most tasks this well (area under the ROC curve) gives the target away."""
+ALIKE = 0.5
+"""A folder with a larger share of images that are equal, or of one shade each, shows nothing that could be learned."""
 ROWS_LOOKED_AT = 200_000
 
 
@@ -80,12 +81,6 @@ def _refused(config: Config, rows: Rows) -> list[Finding]:
     return []
 
 
-def _alike(rows: Rows) -> list[Finding]:
-    """Whether nearly all images are equal as they are read."""
-    said = nearly_equal(next(iter(rows.columns.values())))
-    return [Finding(said, True)] if said else []
-
-
 def _sizes(rows: Rows) -> list[Finding]:
     counts = np.bincount(rows.tasks, minlength=len(rows.names))
     lines = [
@@ -109,6 +104,21 @@ def _sizes(rows: Rows) -> list[Finding]:
         possible = int(np.count_nonzero(fewest > shots))
         lines.append(Finding(f"{possible:,} tasks have more than {shots} rows of every class of theirs"))
     return lines
+
+
+def _alike(rows: Rows) -> list[Finding]:
+    """Images whose content was lost: all of one shade, or equal to one another."""
+    pixels = next(iter(rows.columns.values()))
+    blank = float(np.mean(pixels.min(axis=1) == pixels.max(axis=1)))
+    if blank > ALIKE:
+        return [
+            Finding(f"{100 * blank:.0f} % of the images are of one shade throughout: nothing is seen in them", True)
+        ]
+    _, counts = np.unique(np.array([hash(image.tobytes()) for image in pixels]), return_counts=True)
+    equal = counts.max() / len(pixels)
+    if equal > ALIKE:
+        return [Finding(f"{100 * equal:.0f} % of the images are equal: their classes cannot be told apart", True)]
+    return []
 
 
 def _unusable(rows: Rows) -> list[Finding]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from innerloop.tabular import rivals
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.features import Inputs, as_matrix
+from innerloop.tabular.identity import in_order
 from innerloop.tabular.plan import MOST_INPUTS_OF_TREES
 from innerloop.tabular.prepare import Prepared, label_indices
 from innerloop.tabular.rivals import Rival

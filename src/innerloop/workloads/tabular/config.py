@@ -1,5 +1,6 @@
 """The configuration of training on one's own tasks. What is left open is chosen from the data, with reasons."""
 
+import csv
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -101,7 +102,8 @@ class Config:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.features.split(",") if part.strip())
+        parts = next(csv.reader([self.features], skipinitialspace=True), [])  # a name with a comma stands in quotes
+        return tuple(part.strip() for part in parts if part.strip())
 
     @property
     def seconds(self) -> float | None:

@@ -8,13 +8,13 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.runs import machine
-from innerloop.tabular.columns import Kind, infer_kind, label_text
+from innerloop.tabular.columns import Kind, infer_kind
 from innerloop.tabular.features import LARGEST_CATEGORIES
 from innerloop.tabular.rows import Rows, part_named
 from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.config import Config
-from innerloop.workloads.tabular.tables import Column, Table, read
+from innerloop.workloads.tabular.tables import Column, Table, identity_column, label_texts, read
 
 MEMORY_SHARE = 0.4
 """Of the free memory, what data may take."""
@@ -34,6 +34,12 @@ def load(config: Config) -> Loaded:
         InnerloopError: for whatever does not fit, naming the column, the row or the file.
     """
     path = Path(config.data)
+    if path.is_dir() and any(path.glob("**/*.parquet")):
+        raise InnerloopError(
+            f'{path} is a folder of Parquet files; join them into one file, for example with: python -c "import '
+            f"pyarrow.dataset as d, pyarrow.parquet as p; p.write_table(d.dataset('{path}', partitioning='hive')"
+            ".to_table(), 'joined.parquet')\""
+        )
     if path.is_dir():
         return Loaded(*pictures.load(path, config))
     table = Table(path)
@@ -48,7 +54,9 @@ def load(config: Config) -> Loaded:
     target, numeric = _target(table, config)
     kind, reason = _kind(config, target)
     reasons = [reason, *reasons]
-    tasks, names = _tasks(table, config.task_column)
+    if kind == "classification":
+        target, numeric = label_texts(table, config.target), False
+    tasks, names = identity_column(table, config.task_column)
     notes = []
     known = (tasks >= 0) & (np.isfinite(target) if numeric else np.array([label is not None for label in target]))
     if (tasks < 0).any():
@@ -62,8 +70,6 @@ def load(config: Config) -> Loaded:
     notes += note
     columns = read(table, features, known)
     tasks, target = tasks[known], target[known]
-    if kind == "classification":
-        target = np.array([label_text(label) for label in target.tolist()], object)
     kept = np.unique(tasks)
     rows = Rows(
         columns,
@@ -107,6 +113,11 @@ def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:
     if column.kind in ("list", "other"):
         why = column.problem or "it holds lists"
         raise InnerloopError(f"--target is {column.name!r}, but {why}; choose another.")
+    if column.kind == "number" and column.problem and config.kind == "auto":
+        raise InnerloopError(
+            f"The target {column.name!r} of {table.path} is neither: {column.problem}; mend it, or give --kind "
+            "classification if all of them are classes."
+        )
     if column.kind == "number" and config.kind != "classification":
         return read(table, [column])[column.name], True
     values = [value for batch in table.batches([column.name]) for value in batch.column(0).to_pylist()]
@@ -116,23 +127,16 @@ def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:
             f"--kind is regression, but the target {column.name!r} holds {text!r} in row {row}; give numbers, or "
             "--kind classification."
         )
-    return np.array([label_text(value) for value in values], object), False
+    return label_texts(table, column.name), False
 
 
 def _kind(config: Config, target: np.ndarray) -> tuple[Kind, str]:
     if config.kind != "auto":
         return config.kind, f"{config.kind}: as --kind says"
-    return infer_kind(target, config.target)
-
-
-def _tasks(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
-    """The index of each row's task, -1 without one, and the names in order of appearance."""
-    index: dict[str, int] = {}
-    parts = []
-    for batch in table.batches([name]):
-        texts = [label_text(value) for value in batch.column(0).to_pylist()]
-        parts.append([-1 if text is None else index.setdefault(text, len(index)) for text in texts])
-    return np.concatenate([np.array(part, np.int64) for part in parts]), list(index)
+    kind, reason = infer_kind(target, config.target)
+    if kind == "classification" and target.dtype.kind == "f" and len(np.unique(target[np.isfinite(target)])) > 2:
+        reason += "; if they are amounts, give --kind regression"
+    return kind, reason
 
 
 def _parts(table: Table, config: Config, tasks: np.ndarray, names: list[str], known: np.ndarray) -> list[str]:

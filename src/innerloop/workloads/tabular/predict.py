@@ -10,8 +10,8 @@ from innerloop.errors import InnerloopError
 from innerloop.runs import predictions
 from innerloop.tabular import adaptation, artifact
 from innerloop.tabular.adaptation import Support
-from innerloop.tabular.columns import in_order
 from innerloop.tabular.features import Columns
+from innerloop.tabular.identity import in_order
 from innerloop.text import listed
 from innerloop.workloads.tabular import inputs
 from innerloop.workloads.tabular.metrics import metrics_of

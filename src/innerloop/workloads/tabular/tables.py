@@ -1,48 +1,23 @@
 """Tables on disk, Parquet or CSV, read a piece at a time: what their columns are, and the rows that are asked for."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
-from innerloop.tabular.columns import label_text, number_in
 from innerloop.tabular.features import LARGEST_CATEGORIES
+from innerloop.tabular.identity import identities
 from innerloop.text import nearest
-
-Arrow: TypeAlias = Any
-"""What pyarrow gives; it is an optional library, imported on demand."""
+from innerloop.workloads.tabular.cells import Arrow, Column, Scan, listed
+from innerloop.workloads.tabular.dialects import GAPS, UNNAMED, Dialect, dialect_of, value_in, without_comments
 
 BLOCK = 2**16
 """Rows that are read at a time."""
-MOSTLY = 0.5
-"""A column of a CSV file with a larger share of numbers is one of numbers, and a text in it a mistake."""
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a column holds.
-
-    Attributes:
-        name: of the column.
-        kind: numbers, fixed-size lists of numbers, texts, truth values, or what cannot be read.
-        width: entries of a value.
-        small: whether lists hold unsigned bytes, which are read as counts.
-        distinct: different texts seen, counted up to one more than a category may have.
-        problem: why it cannot be read, or which cell of a column of numbers holds a text.
-    """
-
-    name: str
-    kind: Literal["number", "list", "text", "truth", "other"]
-    width: int = 1
-    small: bool = False
-    distinct: int = 0
-    problem: str = ""
 
 
 class Table:
@@ -66,6 +41,7 @@ class Table:
         if path.stat().st_size == 0:
             raise InnerloopError(f"{path} is empty; give a table with a row for each example.")
         self.format = SUFFIXES[path.suffix.lower()]
+        self.gaps: frozenset[str] = frozenset()
         with self._readable():
             self.columns, self.rows = self._parquet_columns() if self.format == "parquet" else self._csv_columns()
         if not self.rows:
@@ -107,7 +83,7 @@ class Table:
             for name in open_ones:
                 seen[name].update(batch.column(name).unique().to_pylist())
         for name in texts:
-            distinct = min(len(seen[name] - {None}), LARGEST_CATEGORIES + 1)
+            distinct = min(len(seen[name] - {None, *GAPS}), LARGEST_CATEGORIES + 1)
             self.columns[name] = replace(self.columns[name], distinct=distinct)
         return {name: self.columns[name] for name in names}
 
@@ -115,6 +91,9 @@ class Table:
         parquet = require("pyarrow.parquet", "tabular", "Reading tables")
         with parquet.ParquetFile(self.path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+        if len(set(schema.names)) < len(schema.names):
+            twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+            raise InnerloopError(f"{self.path} has two columns of the name {twice[0]!r}; rename one.")
         columns = {field.name: self._column_of(field) for field in schema}
         for name, column in columns.items():
             if column.kind == "list" and not column.width:
@@ -150,30 +129,33 @@ class Table:
             return Column(column.name, "other", problem=f"its lists have {len(lengths)} different lengths")
         return replace(column, width=lengths.pop())
 
-    def _csv(self) -> Arrow:
+    def _csv(self, dialect: Dialect | None = None) -> Arrow:
         csv = require("pyarrow.csv", "tabular", "Reading tables")
-        with self.path.open("rb") as file:
-            head = file.readline()
-        delimiter = max(b",;\t", key=lambda byte: head.count(bytes([byte])))
-        read = csv.ReadOptions(block_size=2**24)
-        parse = csv.ParseOptions(delimiter=chr(delimiter), newlines_in_values=True)
-        with csv.open_csv(self.path, read_options=read, parse_options=parse) as reader:
-            names = reader.schema.names
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise InnerloopError(f"{self.path} has two columns of the name {twice[0]!r}; rename one.")
-        convert = csv.ConvertOptions(column_types=dict.fromkeys(names, self._arrow.string()), strings_can_be_null=True)
-        return csv.open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert)
+        known = dialect or dialect_of(self.path)
+        names, text = list(known.names), self._arrow.string()
+        source, encoding = self.path, known.encoding
+        if known.comments:
+            source, encoding = self._arrow.BufferReader(without_comments(self.path, known.encoding)), "utf-8"
+        read = csv.ReadOptions(block_size=2**24, column_names=names, skip_rows=known.lines, encoding=encoding)
+        parse = csv.ParseOptions(delimiter=known.delimiter, newlines_in_values=True)
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, text), strings_can_be_null=True, null_values=[""]
+        )
+        return csv.open_csv(source, read_options=read, parse_options=parse, convert_options=convert)
 
     def _csv_columns(self) -> tuple[dict[str, Column], int]:
-        scans: dict[str, _Scan] = {}
+        dialect = dialect_of(self.path)
+        scans = {name: Scan(dialect.delimiter, name.startswith(UNNAMED)) for name in dialect.names}
         rows = 0
-        with self._csv() as reader:
+        with self._csv(dialect) as reader:
             for batch in reader:
                 for name, values in zip(batch.schema.names, batch.columns, strict=True):
-                    scans.setdefault(name, _Scan()).see(values, rows)
+                    scans[name].see(values, rows)
                 rows += batch.num_rows
-        return {name: scan.column(name) for name, scan in scans.items()}, rows
+        columns = {name: scan.column(name) for name, scan in scans.items()}
+        numbers = [scans[name] for name, column in columns.items() if column.kind == "number"]
+        self.gaps = frozenset().union(*(scan.gaps for scan in numbers))
+        return columns, rows
 
     def _readable(self) -> "_Readable":
         return _Readable(self.path, self.format, self._arrow)
@@ -183,67 +165,16 @@ class _Readable:
     """Says in one sentence what pyarrow says of a file that it cannot read."""
 
     def __init__(self, path: Path, form: str, arrow: Arrow):
-        self._path, self._form, self._errors = path, form, arrow.ArrowInvalid
+        self._path, self._form, self._errors = path, form, (arrow.lib.ArrowException, OSError, UnicodeError)
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, InnerloopError) or not isinstance(error, (self._errors, UnicodeDecodeError)):
+        if isinstance(error, InnerloopError) or not isinstance(error, self._errors):
             return
-        said = str(error).splitlines()[0].rstrip(".")
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
         raise InnerloopError(f"{self._path} cannot be read as {self._form.upper()}: {said}.") from error
-
-
-class _Scan:
-    """What a column of a CSV file turns out to hold."""
-
-    def __init__(self) -> None:
-        self.numbers = self.texts = 0
-        self.first: tuple[int, str] | None = None
-        self.seen: set[str] = set()
-        self.lengths: set[int] = set()
-        self.lists = True
-
-    def see(self, values: Arrow, before: int) -> None:
-        try:
-            values.cast("float64")
-        except ValueError:
-            self._see_each(values, before)
-            return
-        count = len(values) - values.null_count
-        self.numbers += count
-        self.lists &= not count
-        if len(self.seen) <= LARGEST_CATEGORIES:
-            self.seen.update(value for value in values.unique().to_pylist() if value is not None)
-
-    def _see_each(self, values: Arrow, before: int) -> None:
-        given = [(i, value) for i, value in enumerate(values.to_pylist()) if value is not None]
-        if len(self.seen) <= LARGEST_CATEGORIES:
-            self.seen.update(text for _, text in given)
-        self.lists &= all(text.lstrip().startswith("[") for _, text in given)
-        if self.lists:
-            self.lengths |= {len(_listed(text) or ()) for _, text in given}
-        for i, text in given:
-            if number_in(text) is None:
-                self.first = self.first or (before + i + 1, text)
-                self.texts += 1
-            else:
-                self.numbers += 1
-
-    def column(self, name: str) -> Column:
-        if self.lists and self.lengths and len(self.lengths) == 1 and 0 not in self.lengths:
-            return Column(name, "list", self.lengths.pop())
-        total = self.numbers + self.texts
-        if not self.first:
-            problem = "" if total else "it is empty in every row"
-            return Column(name, "number" if total else "other", problem=problem)
-        if {text.strip().lower() for text in self.seen} <= {"true", "false"}:
-            return Column(name, "truth")
-        if self.numbers > MOSTLY * total:
-            row, text = self.first
-            return Column(name, "number", problem=f"row {row} holds the text {text!r} where the others are numbers")
-        return Column(name, "text", distinct=min(len(self.seen), LARGEST_CATEGORIES + 1))
 
 
 def read(table: Table, columns: Sequence[Column], kept: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -279,14 +210,32 @@ def read(table: Table, columns: Sequence[Column], kept: np.ndarray | None = None
     return result
 
 
+def identity_column(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
+    """What a column tells apart: the number of each row's text, -1 where it is missing, and the texts.
+
+    A word for missing numbers, such as NA, is a text like any other, unless the table's columns of numbers have it.
+    """
+    index: dict[object, int] = {}
+    parts = []
+    for batch in table.batches([name]):
+        values = batch.column(name).to_pylist()
+        values = [None if value in table.gaps else value for value in values] if table.gaps else values
+        try:
+            parts.append(np.array([index.setdefault(value, len(index)) for value in values], np.int64))
+        except TypeError as error:
+            raise InnerloopError(
+                f"The column {name!r} of {table.path} holds lists, which name nothing; choose another column."
+            ) from error
+    names = identities(index, written=table.format == "csv")
+    numbers: dict[str, int] = {}
+    place = [-1 if text is None else numbers.setdefault(text, len(numbers)) for text in names.tolist()]
+    return np.array(place, np.int64)[np.concatenate(parts)], list(numbers)
+
+
 def label_texts(table: Table, name: str) -> np.ndarray:
-    """Class labels as texts, `None` where one is missing: 1 and 1.0 are `1`, True and TRUE are `true`."""
-    return np.concatenate(
-        [
-            np.array([label_text(value) for value in batch.column(name).to_pylist()], object)
-            for batch in table.batches([name])
-        ]
-    )
+    """Class labels or names of tasks as texts, `None` where one is missing, see `innerloop.tabular.identity`."""
+    numbers, names = identity_column(table, name)
+    return np.array([*names, None], object)[numbers]
 
 
 def _empty(column: Column, rows: int) -> np.ndarray:
@@ -299,33 +248,33 @@ def _empty(column: Column, rows: int) -> np.ndarray:
 
 
 def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
-    if column.kind == "text":
-        return np.array(values.to_pylist(), object)
+    if column.kind == "text" and table.format != "csv":
+        return np.array([None if value is None else str(value) for value in values.to_pylist()], object)
     if table.format == "csv":
-        texts = values.to_pylist()
+        texts = [None if text is None or text.strip() in GAPS else text for text in values.to_pylist()]
+        if column.kind == "text":
+            return np.array(texts, object)
         if column.kind == "list":
             empty = [np.nan] * column.width
-            return np.array([empty if text is None else _listed(text) for text in texts], np.float32)
+            return np.array([empty if text is None else listed(text) for text in texts], np.float32)
         if column.kind == "truth":
             return np.array([np.nan if text is None else float(text.strip().lower() == "true") for text in texts])
-        return np.array([np.nan if text is None else number_in(text) for text in texts], np.float64)
+        return np.array([np.nan if text is None else value_in(text, column.notation) for text in texts], np.float64)
     if column.kind == "list":
         if values.null_count:
             raise InnerloopError(
                 f"The column {column.name!r} of {table.path} has {values.null_count} rows without a list; fill them, "
                 "or leave it out with --features."
             )
-        flat = values.flatten().to_numpy(zero_copy_only=False)
+        entries = values.flatten()
+        flat = entries.to_numpy(zero_copy_only=False)
+        if entries.null_count or (flat.dtype.kind == "f" and (np.abs(flat) > np.finfo(np.float32).max).any()):
+            found = "lists with gaps in them" if entries.null_count else f"{np.nanmax(np.abs(flat)):g} in its lists"
+            raise InnerloopError(
+                f"The column {column.name!r} of {table.path} has {found}; fill or scale them, or leave it out with "
+                "--features."
+            )
         return flat.reshape(len(values), column.width)
     if column.kind == "truth":
         return np.array([np.nan if value is None else float(value) for value in values.to_pylist()])
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
-
-
-def _listed(text: str) -> list[float] | None:
-    """A list of numbers in a cell, such as `[0, 1.5, 2]`."""
-    try:
-        values = json.loads(text)
-        return [float(value) for value in values]
-    except (ValueError, TypeError):
-        return None
