@@ -124,7 +124,7 @@ def test_negative_steps_are_refused():
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(wrong, message):
-    right = {"meta": Meta(jnp.ones(4), ()), "rule": rules.sgd(0.1), "steps": 1, "adjoint": Mixed()}
+    right = {"meta": Meta(jnp.ones(4), ()), "rule": rules.sgd(0.1), "steps": 1, "adjoint": Mixed(), "key": KEY}
     with pytest.raises(InnerloopError, match=message):
         checks.require_kinds(**(right | wrong))
     with pytest.raises(InnerloopError, match="not the class Mixed"):

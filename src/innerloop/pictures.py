@@ -1,6 +1,7 @@
 """Image files as a network reads them: sizes, colours and ink as those that it was trained on."""
 
 import os
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,12 +69,18 @@ class ImageFormat:
         pixels = np.zeros((len(files), *self.shape), np.uint8)
         for i, file in enumerate(files):
             with opened(image, file) as picture:
-                pixels[i] = self.converted(picture)
+                try:
+                    pixels[i] = self.converted(picture)
+                except (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error) as error:
+                    raise _unreadable(file, error) from error
         return pixels
 
     def converted(self, picture: Any) -> np.ndarray:
         """One image, as Pillow opened it, as unsigned bytes `[height, width, channels]`."""
         image = require("PIL.Image", "images", "Reading images")
+        picture = turned(picture)
+        if picture.mode in ("La", "RGBa"):  # colours that are multiplied by their opacity already
+            picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:  # what is transparent is paper
             picture = picture.convert("RGBA")
             paper = image.new("RGBA", picture.size, "white")
@@ -93,14 +100,16 @@ def in_bytes(values: np.ndarray) -> np.ndarray:
 
     White is 1 for real numbers of no more than that, and otherwise the largest value of the fewest bits, of 8, 12 and
     16, that hold the image, if it has whole numbers: a deep image keeps its greys. Anything else goes from its least
-    to its largest value.
+    to its largest value. What is no number is black.
 
     Example:
         >>> in_bytes(np.array([0, 65535], np.uint16)).tolist(), in_bytes(np.array([0.0, 0.5, 1.0])).tolist()
         ([0, 255], [0, 128, 255])
     """
-    numbers = np.nan_to_num(np.asarray(values, np.float64))
-    low, high = float(numbers.min(initial=0.0)), float(numbers.max(initial=0.0))
+    numbers = np.asarray(values, np.float64)
+    finite = np.isfinite(numbers)
+    numbers = np.where(finite, numbers, numbers.min(initial=0.0, where=finite))
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
     whole = values.dtype.kind in "iu"
     if low >= 0 and high <= 1 and not whole:
         low, high = 0.0, 1.0
@@ -162,6 +171,15 @@ def opened(image: Any, file: Any, *, formats: Sequence[str] = FORMATS, name: str
     except Exception as error:  # its decoders meet damaged files with whatever Python raises
         if picture is not None:
             picture.close()
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InnerloopError(f"{name} cannot be read as an image ({why[:300]}); mend or remove it.") from error
+        raise _unreadable(name, error) from error
     return picture
+
+
+def turned(picture: Any) -> Any:
+    """The image as its camera was held, where the file tells."""
+    return require("PIL.ImageOps", "images", "Reading images").exif_transpose(picture)
+
+
+def _unreadable(name: Any, error: Exception) -> InnerloopError:
+    why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return InnerloopError(f"{name} cannot be read as an image ({why[:300]}); mend or remove it.")

@@ -8,7 +8,7 @@ import optax
 from jax import lax
 
 from innerloop.core.adjoints import Mixed
-from innerloop.core.checks import checked_with_state, require_float, require_kinds, require_start
+from innerloop.core.checks import checked_with_state, require_float, require_kinds, require_learned, require_start
 from innerloop.core.trees import merge, path_name, split
 from innerloop.errors import InnerloopError
 from innerloop.types import (
@@ -92,7 +92,8 @@ def adapt(
         >>> print(f"{adapted.params:.3f}", adapted.losses.round(2))
         2.625 [22.5   5.62  1.41]
     """
-    require_kinds(meta, rule, steps, adjoint)
+    require_kinds(meta, rule, steps, adjoint, key)
+    require_learned(meta, rule)
     fast, fixed = split(meta.params, rule.adapts(meta.params))
     require_float(fast)
     require_start(start, fast)

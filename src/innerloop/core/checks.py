@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from innerloop.core.trees import is_differentiable, path_name
 from innerloop.errors import InnerloopError
@@ -22,58 +23,112 @@ from innerloop.types import (
     Scalar,
     State,
     StatefulLoss,
+    Task,
 )
 
 
-def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any) -> None:
+def require_kinds(meta: Any, rule: Any, steps: Any, adjoint: Any, key: Any) -> None:
     """Refuse values of the wrong kind before they fail deep inside.
 
     Raises:
         InnerloopError: naming the argument and what was given.
     """
     require_adjoint(adjoint)
-    if not isinstance(rule, InnerRule):
-        raise InnerloopError(
-            f"rule must be an InnerRule, such as rules.sgd(0.01) or rules.from_optax(optimizer), not {_kind(rule)}."
-        )
+    require_rule(rule)
     if not isinstance(meta, Meta):
         raise InnerloopError(f"meta must be Meta(params, rule.init(params)), not {_kind(meta)}.")
-    if not jax.tree.leaves(meta.rule) and jax.tree.leaves(jax.eval_shape(rule.init, meta.params)):
-        raise InnerloopError(
-            "The rule learns numbers of its own, and meta has none of them; use Meta(params, rule.init(params))."
-        )
+    require_key(key)
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise InnerloopError(f"steps must be a whole number known in advance, not {_kind(steps)}.")
     if steps < 0:
         raise InnerloopError(f"adapt cannot take steps={steps} inner steps; use 0 or more.")
 
 
-def require_key(key: Any) -> None:
-    """Refuse what is no key of JAX.
+def require_rule(rule: Any) -> None:
+    """Refuse what is no inner rule, above all an optax optimiser in its place.
 
     Raises:
         InnerloopError: naming what was given.
     """
-    dtype = getattr(key, "dtype", None)
-    old = dtype == jnp.uint32 and jnp.shape(key) == (2,)
-    if not old and (dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or jnp.shape(key)):
-        raise InnerloopError(f"key must be a key such as jax.random.key(0), not {_kind(key)}.")
+    if not isinstance(rule, InnerRule):
+        raise InnerloopError(
+            f"rule must be an InnerRule, such as rules.sgd(0.01) or rules.from_optax(optimizer), not {_kind(rule)}."
+        )
 
 
-def number_of_tasks(tasks: Any) -> int:
-    """The length of the leading axis of stacked tasks.
+def require_learned(meta: Meta, rule: InnerRule) -> None:
+    """Refuse a `Meta` that does not hold what the rule learns.
 
     Raises:
-        InnerloopError: if leaves have none, or not the same.
+        InnerloopError: naming what is missing.
     """
-    lengths = {path_name(path): jnp.shape(leaf)[:1] for path, leaf in jax.tree.leaves_with_path(tasks)}
-    if len(set(lengths.values())) != 1 or () in lengths.values():
-        told = ", ".join(f"{length[0] if length else 'none'} at {name}" for name, length in list(lengths.items())[:6])
+    if jax.tree.leaves(meta.rule):
+        return
+    wanted = _shapes(jax.eval_shape(rule.init, meta.params))
+    if wanted:
         raise InnerloopError(
-            f"Tasks must be stacked along one leading axis of all their arrays, which have lengths of {told}; stack "
-            "them, for example with jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)."
+            f"This rule learns {len(wanted)} arrays of its own, but meta.rule holds none; make it with "
+            "Meta(params, rule.init(params))."
         )
-    return next(iter(lengths.values()))[0]
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optax optimiser.
+
+    Raises:
+        InnerloopError: naming what was given.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise InnerloopError(f"optimizer must be an optax optimiser, such as optax.adam(1e-3), not {_kind(optimizer)}.")
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is no single random key, above all a seed in its place.
+
+    Raises:
+        InnerloopError: naming what was given.
+    """
+    if isinstance(key, jax.Array | np.ndarray):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (typed and not key.shape) or (key.dtype == np.uint32 and key.ndim == 1):
+            return
+        if typed:
+            raise InnerloopError(f"key is {list(key.shape)} keys; one is needed, such as jax.random.key(0).")
+    raise InnerloopError(f"key must be a random key, such as jax.random.key(0), not {_kind(key)}.")
+
+
+def require_tasks(tasks: Any, function: str) -> int:
+    """The number of tasks that are stacked along the leading axis.
+
+    Args:
+        tasks: a `Task` with leaves `[tasks, ...]`.
+        function: which function was given them, for the message.
+
+    Raises:
+        InnerloopError: if it is no `Task`, or its leaves do not agree in their leading axis.
+    """
+    if not isinstance(tasks, Task):
+        raise InnerloopError(
+            f"{function} takes Task(support, query) with tasks stacked along a leading axis, not {_kind(tasks)}."
+        )
+    numbers: dict[int, str] = {}
+    for path, leaf in jax.tree.leaves_with_path(tasks):
+        shape = jnp.shape(leaf)
+        if not shape:
+            raise InnerloopError(
+                f"{function}: {path_name(path)} has no axis of tasks; stack tasks along a leading one."
+            )
+        numbers.setdefault(shape[0], f"{path_name(path)} {list(shape)}")
+    if len(numbers) != 1:
+        shown = " and ".join(list(numbers.values())[:2]) or "no arrays"
+        raise InnerloopError(
+            f"{function} needs tasks stacked along the leading axis of all that they hold, but got {shown}; a single "
+            "task needs a leading axis of 1 (jax.tree.map(lambda leaf: leaf[None], task))."
+        )
+    number = next(iter(numbers))
+    if not number:
+        raise InnerloopError(f"{function} got 0 tasks; give at least one.")
+    return number
 
 
 def require_adjoint(value: Any) -> None:

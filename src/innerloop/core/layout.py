@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from innerloop.core.devices import is_key, own_copy, placed, sum_over_shards
+from innerloop.core.trees import as_arrays
 from innerloop.errors import InnerloopError
 from innerloop.ops import row_major
 
@@ -237,6 +238,7 @@ def mean_over_tasks(function: Callable[[Any, Any], Any], layout: Layout) -> Call
         return total if layout.shards == 1 else sum_over_shards(total, layout.axes, layout.shards)
 
     def mean(shared: Any, items: Any) -> tuple[Any, Any]:
+        shared, items = as_arrays((shared, items))
         number = jax.tree.leaves(items)[0].shape[0]
         layout.require(number)
         filled, counts = _filled(items, layout)
@@ -271,6 +273,7 @@ def map_over_tasks(
         return jax.tree.map(flat, lax.map(of_chunk, chunks))
 
     def results(shared: Any, items: Any) -> Any:
+        shared, items = as_arrays((shared, items))
         number = jax.tree.leaves(items)[0].shape[0]
         filled, _ = _filled(items, layout)
         if copies:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from innerloop.core.checks import number_of_tasks, require_key
+from innerloop.core.checks import require_key, require_optimizer, require_rule, require_tasks
 from innerloop.core.finite import SKIPPED, updated_where
 from innerloop.core.layout import Layout, map_over_tasks, mean_over_tasks
 from innerloop.core.trees import differentiable, merge, split
@@ -71,7 +71,12 @@ def init(params: Params, rule: InnerRule, optimizer: optax.GradientTransformatio
         rule: the inner rule, whose parameters are learned with the initialisation.
         optimizer: the outer optimiser.
         key: the run's key.
+
+    Raises:
+        InnerloopError: if the rule, the optimiser or the key is of another kind.
     """
+    require_rule(rule)
+    require_optimizer(optimizer)
     require_key(key)
     meta = Meta(params, rule.init(params))
     trainable, _ = split(meta, differentiable(meta))
@@ -90,9 +95,14 @@ def meta_gradient(
     Returns:
         `(meta, tasks, key) -> (gradient, metrics)`, tasks stacked along a leading axis, metrics averaged over them.
         Leaves of `meta` that have no gradient are `None` in it.
+
+    Raises:
+        InnerloopError: when used, if the tasks are not stacked, or the key is none.
     """
 
     def gradient(meta: Meta, tasks: Task, key: PRNGKey) -> tuple[Meta, Metrics]:
+        number = require_tasks(tasks, "meta_gradient")
+        require_key(key)
         trainable, constant = split(meta, differentiable(meta))
 
         def one(shared: Any, item: Any) -> tuple[Any, Metrics]:
@@ -100,10 +110,26 @@ def meta_gradient(
             task, index = item
             return meta_loss(merge(trainable, constant), task, jax.random.fold_in(key, index))
 
-        indices = jnp.arange(number_of_tasks(tasks))
-        return mean_over_tasks(one, layout)((trainable, constant, key), (tasks, indices))
+        try:
+            return mean_over_tasks(one, layout)((trainable, constant, key), (tasks, jnp.arange(number)))
+        except (TypeError, ValueError, IndexError) as error:
+            if isinstance(error, InnerloopError) or not _is_one_task(meta_loss, meta, tasks, key):
+                raise
+            raise InnerloopError(
+                f"meta_gradient was given a single task, whose {number} examples it takes for tasks; give it a leading "
+                "axis of tasks (jax.tree.map(lambda leaf: leaf[None], task))."
+            ) from error
 
     return gradient
+
+
+def _is_one_task(meta_loss: MetaLoss, meta: Meta, task: Task, key: PRNGKey) -> bool:
+    """Whether what was given as stacked tasks makes sense as one task."""
+    try:
+        jax.eval_shape(meta_loss, meta, task, key)
+    except (TypeError, ValueError, IndexError):
+        return False
+    return True
 
 
 def meta_step(
@@ -294,5 +320,22 @@ def repeat(
 
 
 def sample_task(tasks: TaskDistribution, key: PRNGKey) -> Task:
-    """One task of a distribution, without the task axis."""
-    return jax.tree.map(lambda leaf: leaf[0], tasks.sample(key, 1))
+    """One task of a distribution, without the task axis.
+
+    Raises:
+        InnerloopError: if it is no distribution, does not draw stacked tasks, or holds NumPy's arrays out of sight.
+    """
+    if not isinstance(tasks, TaskDistribution):
+        raise InnerloopError(
+            f"tasks must be a task distribution, with sample(key, num_tasks), not a {type(tasks).__name__}."
+        )
+    try:
+        drawn = tasks.sample(key, 1)
+    except jax.errors.TracerArrayConversionError as error:
+        raise InnerloopError(
+            f"{type(tasks).__name__}.sample takes from a NumPy array with a traced index; hold the array as "
+            "jnp.asarray(...), or register the class with jax.tree_util.register_dataclass."
+        ) from error
+    if isinstance(drawn, Task) and (number := require_tasks(drawn, f"{type(tasks).__name__}.sample")) != 1:
+        raise InnerloopError(f"{type(tasks).__name__}.sample drew {number} tasks where num_tasks=1 were asked for.")
+    return jax.tree.map(lambda leaf: leaf[0], drawn)

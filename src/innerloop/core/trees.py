@@ -53,6 +53,11 @@ def _numbers(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if is_key else leaf
 
 
+def as_arrays(tree: Any) -> Any:
+    """The same tree with JAX's arrays in the place of NumPy's, which no traced index can take from."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
 def path_name(path: tuple[Any, ...]) -> str:
     """The path of a leaf as `"conv1/kernel"`.
 

@@ -61,7 +61,8 @@ class RaggedEpisodes:
             seed: of the order of the rows within a task.
 
         Raises:
-            InnerloopError: if a size is not positive, lengths differ, or a task has fewer than two rows.
+            InnerloopError: if a size is not positive, lengths differ, targets are no numbers, or a task has fewer than
+                two rows.
 
         Example:
             >>> import jax, numpy as np
@@ -73,12 +74,18 @@ class RaggedEpisodes:
             ((16, 8, 3), (16, 6))
         """
         y, tasks = np.asarray(y), np.asarray(tasks)
-        _require_numbers(y, tasks)
         if not supports or min(*supports, queries) < 1:
             raise InnerloopError(f"supports={supports} and queries={queries} must be at least 1 each.")
-        lengths = {len(y), len(tasks), *(len(leaf) for leaf in jax.tree.leaves(x))}
-        if len(lengths) > 1:
-            raise InnerloopError(f"Features, targets and tasks have {sorted(lengths)} rows; they must agree.")
+        _require_rows(x, y, tasks)
+        if y.dtype.kind not in "iubf":
+            raise InnerloopError(
+                f"y holds {y.dtype} values such as {y[:1].tolist()}; it must hold classes as integers from 0 "
+                "(numpy.unique(labels, return_inverse=True)[1] within each task), or real targets."
+            )
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise InnerloopError(f"y is not finite in row {int(np.argmin(np.isfinite(y)))} (from 0); drop such rows.")
+        if y.dtype.kind == "i" and len(y) and y.min() < 0:
+            raise InnerloopError(f"y holds the class {y.min()}; classes are integers from 0.")
         order = np.lexsort((np.random.default_rng(seed).random(len(tasks)), tasks))
         names, starts, counts = np.unique(tasks[order], return_index=True, return_counts=True)
         if not len(names) or counts.min() < 2:
@@ -183,7 +190,9 @@ class ClassEpisodes:
             >>> drawn.sample(jax.random.key(0), num_tasks=8).support.x.shape
             (8, 6, 4)
         """
-        _, y = np.unique(np.asarray(y).astype(str), return_inverse=True)
+        y, tasks = np.asarray(y), np.asarray(tasks)
+        _require_rows(x, y, tasks)
+        _, y = np.unique(y.astype(str), return_inverse=True)
         names, counted = np.unique(np.unique(np.stack([tasks, y]), axis=1)[0], return_counts=True)
         if not (counted >= ways).any():
             raise InnerloopError(
@@ -240,13 +249,14 @@ class ClassEpisodes:
         return Task(support, batch(rows[:, most:], jnp.ones(self.queries)))
 
 
-def _require_numbers(y: np.ndarray, tasks: np.ndarray) -> None:
+def _require_rows(x: Any, y: np.ndarray, tasks: np.ndarray) -> None:
+    """Refuse features, targets and tasks that do not have one entry for each row."""
     for name, values in (("y", y), ("tasks", tasks)):
-        if values.dtype.kind not in "iubf" or values.ndim != 1:
-            raise InnerloopError(
-                f"{name} is an array of {values.dtype} with the shape {list(values.shape)}; it must hold a number for "
-                "each row, of a class its place among the classes: numpy.unique(values, return_inverse=True)[1]."
-            )
+        if values.ndim != 1:
+            raise InnerloopError(f"{name} has the shape {list(values.shape)}; it must be [rows].")
+    lengths = {len(y), len(tasks), *(len(leaf) for leaf in jax.tree.leaves(x))}
+    if len(lengths) > 1:
+        raise InnerloopError(f"Features, targets and tasks have {sorted(lengths)} rows; they must agree.")
 
 
 def stratified(key: PRNGKey, labels: Array, classes: int) -> Array:

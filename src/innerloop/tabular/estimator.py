@@ -15,6 +15,7 @@ from innerloop.tabular.adaptation import AdaptedTask, Support
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.calibration import settled
 from innerloop.tabular.columns import as_target, columns_of
+from innerloop.tabular.given import features_given, rows_given, tasks_given
 from innerloop.tabular.images import format_of
 from innerloop.tabular.learner import started_from
 from innerloop.tabular.plan import Choices
@@ -88,7 +89,7 @@ class TabularMetaLearner:
         Raises:
             InnerloopError: if the tasks do not agree in their features, or are too few.
         """
-        rows, reason = rows_of_tasks(tasks, self.kind)
+        rows, reason = rows_of_tasks(tasks_given(tasks), self.kind)
         choices = Choices(self.preset, self.algorithm, tuple(self.supports), iterations=self.iterations, seed=self.seed)
         names = len(rows.names)
         held = max(names // 10, 1) if names > 4 else 0
@@ -140,20 +141,18 @@ class TabularMetaLearner:
             The learner, adapted to each.
         """
         learned = self.trained()
-        supports = []
+        supports, targets = [], []
         for X, y, *weight in tasks:
-            columns = columns_of(X, learned.preparation.features)
-            target = as_target(y, learned.design.kind, "y")
-            rows = len(next(iter(columns.values())))
-            if rows != len(target):
-                raise InnerloopError(f"X has {rows} rows and y has {len(target)}; each row needs one target.")
-            supports.append(Support(columns, target, *weight))
+            given = rows_given(X, y)
+            columns = columns_of(given.X, learned.preparation.features)
+            supports.append(Support(columns, as_target(given.y, learned.design.kind, "y"), *weight))
+            targets.append(given.y)
         found = adaptation.adapt_many(learned, supports)
         if learned.regression:
             return [Adapted(task, {}) for task in found]
         originals = [
-            dict(zip(support.target.tolist(), np.ravel(task[1]), strict=True))
-            for support, task in zip(supports, tasks, strict=True)
+            dict(zip(support.target.tolist(), target, strict=True))
+            for support, target in zip(supports, targets, strict=True)
         ]
         return [Adapted(task, original) for task, original in zip(found, originals, strict=True)]
 
@@ -239,7 +238,7 @@ class Adapted:
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label, or the predicted target, of each row."""
-        columns = columns_of(X, self.task.learned.preparation.features)
+        columns = columns_of(features_given(X), self.task.learned.preparation.features)
         if self.classes is None:
             return self.task.targets(columns)
         return self.classes[self.task.probabilities(columns).argmax(axis=1)]
@@ -248,19 +247,21 @@ class Adapted:
         """The probability of each label, in the order of `classes`, `[rows, classes]`."""
         if self.classes is None:
             raise InnerloopError("A regression has no probabilities; use predict_interval.")
-        return self.task.probabilities(columns_of(X, self.task.learned.preparation.features))
+        return self.task.probabilities(columns_of(features_given(X), self.task.learned.preparation.features))
 
     def predict_interval(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """The ends of the 90 % predictive interval of each row, in the targets' units, `[rows]` each.
 
         Nine in ten rows of the tasks that training held out fell into theirs.
         """
-        _, low, high = self._regression().interval(columns_of(X, self.task.learned.preparation.features))
+        _, low, high = self._regression().interval(
+            columns_of(features_given(X), self.task.learned.preparation.features)
+        )
         return low, high
 
     def predict_spread(self, X: Any) -> np.ndarray:
         """The standard deviation of a normal distribution with these intervals, in the targets' units, `[rows]`."""
-        return self._regression().spread(columns_of(X, self.task.learned.preparation.features))
+        return self._regression().spread(columns_of(features_given(X), self.task.learned.preparation.features))
 
     def _regression(self) -> AdaptedTask:
         if self.classes is not None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
-from innerloop.pictures import GREY_MODES, images_below, opened
+from innerloop.pictures import GREY_MODES, images_below, opened, turned
 from innerloop.tabular.images import format_of
 from innerloop.tabular.rows import PART_NAMES, Rows, part_named
 from innerloop.text import listed
@@ -102,7 +102,7 @@ def common_size(files: list[Path]) -> tuple[tuple[int, int], int, str]:
     grey = True
     for file in files[:: max(len(files) // 200, 1)]:
         with opened(image, file) as picture:
-            sizes[picture.size] += 1
+            sizes[turned(picture).size] += 1
             grey &= picture.mode in GREY_MODES
     width, height = sizes.most_common(1)[0][0]
     side = SMALL_SIDE if grey else LARGEST_SIDE
