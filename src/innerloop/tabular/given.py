@@ -104,7 +104,8 @@ def tasks_given(tasks: Any) -> dict[str, tuple[Any, np.ndarray]]:
     for name, task in named:
         if not isinstance(task, tuple | list) or len(task) != 2:
             raise InnerloopError(f"Task {name!r} must be (X, y), not a {type(task).__name__}.")
-        found[str(name)] = tuple(rows_given(*task, f"y of task {name!r}"))
+        X, y = task
+        found[str(name)] = tuple(rows_given(X, y, f"y of task {name!r}"))
     return found
 
 

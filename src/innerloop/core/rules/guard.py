@@ -75,7 +75,8 @@ def _update_at(optimizer: optax.GradientTransformation, value: float) -> tuple[A
 
     def update(gradient: Array, weight: Array) -> Array:
         params = {"w": weight}
-        return optimizer.update({"w": gradient}, optimizer.init(params), params)[0]["w"]
+        updates: Any = optimizer.update({"w": gradient}, optimizer.init(params), params)[0]
+        return updates["w"]
 
     start = jnp.full(2, value)
     _, pullback = jax.vjp(update, start, start)
