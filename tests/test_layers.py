@@ -14,9 +14,11 @@ JAX = ("jax", "jaxlib", "jaxtyping", "optax")
 FIRST = {
     "innerloop.runs.engine": "the loop, after Workload.open, which has loaded JAX",
     "innerloop.runs.machine": "sets JAX up: devices, precision, the clock of compilation",
+    "innerloop.runs.programs": "sets JAX up: where it keeps compiled programs",
     "innerloop.runs.distributed": "meets the other processes, before there are devices",
     "innerloop.cli.main:_algorithms": "a verb without a run",
     "innerloop.cli.main:_doctor": "a verb without a run",
+    "innerloop.cli.main:_data": "a verb without a run, which asks training itself",
 }
 """Where the program may load JAX, beside the `workload` module of each kind of run, with the reason."""
 

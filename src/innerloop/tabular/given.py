@@ -105,7 +105,8 @@ def tasks_given(tasks: Any) -> dict[str, tuple[Any, np.ndarray]]:
         if not isinstance(task, tuple | list) or len(task) != 2:
             raise InnerloopError(f"Task {name!r} must be (X, y), not a {type(task).__name__}.")
         X, y = task
-        found[str(name)] = tuple(rows_given(X, y, f"y of task {name!r}"))
+        given = rows_given(X, y, f"y of task {name!r}")
+        found[str(name)] = given.X, given.y
     return found
 
 

@@ -163,9 +163,10 @@ OMNIGLOT_ROWS: Mapping[str, Mapping[str, Any]] = {
 def _published_rows(ways: int) -> Mapping[str, Mapping[str, Any]]:
     """The settings with which MAML's descendants were published on Omniglot, as far as they are known.
 
-    Reptile: appendix A of its paper. iMAML: section 5 and the released code (aravindr93/imaml_dev, examples/README.md).
-    Meta-SGD: section 4.2 (one inner step, step sizes that start between 0.005 and 0.1; here all at 0.05). ANIL takes
-    those of MAML. BOIL has no figures on Omniglot; these are of its 4-block networks (HJ-Yoo/BOIL, run_4conv.sh).
+    Reptile: the commands of its released code (openai/supervised-reptile). iMAML: section 5 and the released code
+    (aravindr93/imaml_dev, examples/README.md). Meta-SGD: section 4.2 (one inner step, step sizes that start between
+    0.005 and 0.1; here all at 0.05). ANIL takes those of MAML. BOIL has no figures on Omniglot; these are of its
+    4-block networks (HJ-Yoo/BOIL, run_4conv.sh).
     """
     few = ways == 5
     steps = 16 if few else 25

@@ -210,7 +210,15 @@ def read(table: Table, columns: Sequence[Column], kept: np.ndarray | None = None
             if number:
                 result[column.name][at : at + number] = _values(column, batch.column(column.name), table)[chosen]
         start, at = start + batch.num_rows, at + number
+    if at != rows:
+        raise _fewer(table, at)
     return result
+
+
+def _fewer(table: Table, rows: int) -> InnerloopError:
+    return InnerloopError(
+        f"{table.path} says that it has {table.rows:,} rows, and {rows:,} are there; it is damaged: write it again."
+    )
 
 
 def identity_column(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
@@ -229,6 +237,8 @@ def identity_column(table: Table, name: str) -> tuple[np.ndarray, list[str]]:
             raise InnerloopError(
                 f"The column {name!r} of {table.path} holds lists, which name nothing; choose another column."
             ) from error
+    if sum(map(len, parts)) != table.rows:
+        raise _fewer(table, sum(map(len, parts)))
     names = identities(index, written=table.format == "csv")
     numbers: dict[str, int] = {}
     place = [-1 if text is None else numbers.setdefault(text, len(numbers)) for text in names.tolist()]
