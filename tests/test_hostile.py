@@ -263,4 +263,7 @@ def test_a_folder_with_one_class_is_told_before_training(tmp_path, capsys):
         Path(tmp_path, "pictures", "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "pictures" / "cat" / f"{i}.png").write_bytes(whole())
     assert audit.examine(Config(data=str(tmp_path / "pictures")), print) == 1
-    assert "! There are 1 classes; tasks of 5 classes (--ways) need at least 15" in capsys.readouterr().out
+    assert (
+        "! training refuses it: There are 1 classes; tasks of 5 classes (--ways) need at least 15"
+        in capsys.readouterr().out
+    )

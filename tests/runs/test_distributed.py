@@ -91,6 +91,7 @@ def test_a_killed_process_ends_the_other_and_a_restart_goes_on_to_the_same_bits(
         killed = time.monotonic()
         status, _, complained = ended(first)
         assert time.monotonic() - killed < 100
+        ended(second)
     assert status == 2
     assert re.fullmatch(r"innerloop: Another process of this run ended .* from the last checkpoint\.\n", complained)
     reached = max(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))

@@ -265,7 +265,7 @@ def test_training_ends_where_nothing_but_skipped_steps_is_left(tmp_path, capsys)
     config = replace(config, log=replace(config.log, skip_limit=12))
     with pytest.raises(InnerloopError, match=r"12 meta-steps in a row have no finite .*task b") as e:
         engine.train(kind, config)
-    assert "(the checkpoint of step 8 is kept)" in str(e.value)
+    assert "(the checkpoint of step 8 is kept, from which" in str(e.value)
     kept = checkpoint.read_newest(tmp_path / "run" / "skipped", *dumped(config), print)
     assert int(kept.step) == 20
     assert load_file(tmp_path / "run" / "skipped" / "tasks.safetensors")["step"] == 19

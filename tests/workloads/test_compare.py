@@ -161,7 +161,7 @@ def test_runs_that_cannot_be_compared(contest, run, tmp_path, monkeypatch, capsy
     )
     assert refusal in said(second, run)
     (other / "scores.safetensors").write_bytes(b"damaged")
-    assert f"holds no scores of single tasks; give: innerloop evaluate {other}" in said(other, second)
+    assert f"holds no scores of single tasks, or damaged ones; give: innerloop evaluate {other}" in said(other, second)
     (other / "evaluation.json").unlink()
     assert f"is not finished; give: innerloop resume {other}" in said(other, second)
     assert "needs a second run" in said(one)

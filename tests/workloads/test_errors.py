@@ -344,7 +344,7 @@ import sys
 from pathlib import Path
 from innerloop.cli import main as cli
 from innerloop.runs import rundir as run
-run.Run.truncate_records = lambda self, step: 0
+run.Run.truncate_records, run.Run.records = lambda self, step: 0, lambda self: []
 Path("run/metrics.jsonl").symlink_to("/dev/full")
 cli.main(["train", "demo", "--run-dir=run", *sys.argv[1:]])
 """

@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_one_sentence(drawn, capsys):
         (["--support=support/bars", "--query=query"], "lies in no class"),
         (["--support=nowhere", "--query=query"], "is no folder"),
         (["--support=support", "--query=query", "--target=x"], "--target is for tables"),
-        (["--support=support", "--query=query", "--out=no/where.csv"], "cannot be written"),
+        (["--support=support", "--query=query", "--out=no/where.csv"], "could not be written"),
     ]:
         assert cli.run(["adapt", "model", *arguments]) == 2
         assert said in capsys.readouterr().err

@@ -257,15 +257,14 @@ def buffered():
     return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
-def test_a_reader_that_goes_away_stops_training_and_loses_nothing(tmp_path):
-    arguments = " ".join([*LONGER, "--outer.iterations=2000000", "--log.every=100"])
+def test_a_reader_that_goes_away_ends_no_training(tmp_path):
+    arguments = " ".join([*LONGER, "--log.every=100"])
     pipeline = f"{sys.executable} -m innerloop train demo --run-dir=run {arguments} | head -4; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(
         ["bash", "-c", pipeline], cwd=tmp_path, capture_output=True, text=True, check=False, env=buffered()
     )
-    assert result.returncode == 130, result.stderr
-    assert "Traceback" not in result.stderr
-    assert list(tmp_path.glob("run/checkpoints/step-*"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "run" / "evaluation.json").exists()
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):

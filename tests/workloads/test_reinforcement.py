@@ -159,7 +159,7 @@ def test_the_published_settings_are_a_flag_away(capsys):
     one = ["rl-cheetah-direction", "--published", "--outer.cg-iterations=3"]
     assert outer_of(one, capsys) == ("log-likelihood", "adapted", 3)
     assert cli.run(["train", "demo", "--published"]) == 2
-    assert "demo has no other settings than the published ones" in capsys.readouterr().err
+    assert "demo has no other settings of maml than the published ones" in capsys.readouterr().err
 
 
 MISTAKES = {

@@ -16,7 +16,7 @@ from workloads.program import TINY
 SWEEP = ["compare", "demo", "--algorithms=maml,fomaml", "--output=sweep", "--launch=local:2", *TINY]
 SLURM = {
     "sbatch": 'SLURM_JOB_ID=7 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_NODEID=0 SLURM_NNODES=1 '
-    'sh -c \'sh "$1" >>"$0.log" 2>&1; echo COMPLETED >"$0.state"\' "$0" "$1" &\necho Submitted batch job 7',
+    'sh -c \'sh "$1" >>"$0.log" 2>&1; echo COMPLETED >"$0.state"\' "$0" "$1" >/dev/null 2>&1 &\necho Submitted batch job 7',
     "srun": 'while [ "${1#-}" != "$1" ]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done\nexec "$@"',
     "sacct": 'echo "JobID|State|NodeList"; echo "7|$(cat "$(dirname "$0")/sbatch.state" 2>/dev/null || echo RUNNING)|here"',  # noqa: E501
     "scontrol": "echo here",
@@ -90,7 +90,8 @@ def test_a_run_in_a_process_of_this_machine(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_by_slurm_which_is_found_again(tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
+    monkeypatch.setenv("SUBMITIT_LOG_LEVEL", "NOCONFIG")
+    submitit = pytest.importorskip("submitit")
     for name, script in SLURM.items():
         file = tmp_path / "bin" / name
         file.parent.mkdir(exist_ok=True)
@@ -98,14 +99,16 @@ def test_a_run_by_slurm_which_is_found_again(tmp_path, monkeypatch):
         file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(
-        launch, "_command", lambda run: [sys.executable, "-c", "import time; time.sleep(2); print('done')"]
+        launch, "_command", lambda run: ["sh", "-c", f"until [ -e {tmp_path / 'go'} ]; do sleep 0.1; done; echo done"]
     )
+    monkeypatch.setattr(submitit.SlurmJob, "watcher", type(submitit.SlurmJob.watcher)(delay_s=1))
     by = launch.launcher("slurm:partition=gpu,time=10", tmp_path)
     run = tmp_path / "maml-seed0"
     by.start(run)
     assert not by.start(run).ended()  # the same job, not a second one
     assert len(list((tmp_path / "slurm").glob("*_submission.sh"))) == 1
     assert "partition=gpu" in next((tmp_path / "slurm").glob("*_submission.sh")).read_text()
+    (tmp_path / "go").touch()
     launch.work_off([run], by, lambda run: None, lambda seconds: time.sleep(0.1))
     assert launch.log_of(run).read_text() == "done\n"
 

@@ -163,7 +163,7 @@ def encoded(config: Any) -> dict[str, Any]:
     return values
 
 
-def decoded(cls: type[T], values: Mapping[str, Any]) -> T:
+def decoded(cls: type[T], values: Any) -> T:
     """The inverse of `encoded`.
 
     Args:

@@ -1,6 +1,7 @@
 """Where the runs of a comparison compute: on this machine, several at once, or wherever Slurm puts them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,6 +113,11 @@ class SlurmJob:
         return False
 
 
+def _submitit() -> Any:
+    os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")  # else it closes the handlers of whoever logs here
+    return extras.require("submitit", "slurm", "--launch slurm")
+
+
 @dataclass(frozen=True)
 class Slurm:
     """Jobs of a Slurm cluster, by submitit. Jobs that were submitted before, and still wait or run, are found again.
@@ -127,7 +133,7 @@ class Slurm:
     pause: float = 2.0
 
     def start(self, run: Path) -> Job:
-        submitit = extras.require("submitit", "slurm", "--launch slurm")
+        submitit = _submitit()
         known, number = self.folder / "jobs.json", str(run.resolve())
         jobs = json.loads(known.read_text()) if known.exists() else {}
         if number in jobs:
@@ -164,7 +170,7 @@ def launcher(text: str, output: Path) -> Launcher:
         return Local(int(rest))
     pairs = [pair.partition("=") for pair in rest.split(",") if pair]
     if kind == "slurm" and all(name and value for name, _, value in pairs):
-        extras.require("submitit", "slurm", "--launch slurm")
+        _submitit()
         return Slurm(output / "slurm", {name: int(value) if value.isdecimal() else value for name, _, value in pairs})
     raise InnerloopError(
         f"--launch is {text!r}; give local:N for N runs at once on this machine, slurm, or slurm with what sbatch is "

@@ -9,7 +9,7 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular import adaptation
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.cold import cold
-from innerloop.tabular.columns import Kind, columns_of, matched
+from innerloop.tabular.columns import Kind, columns_of, matched, named_columns
 from innerloop.tabular.estimator import TabularMetaLearner
 from innerloop.tabular.features import Columns
 from innerloop.tabular.identity import identities
@@ -75,11 +75,9 @@ class _FewShot(BaseEstimator):
     def _columns(self, X: np.ndarray, learned: TrainedLearner) -> Columns:
         """The features that the learner reads: by name, where both it and the rows of `fit` have names."""
         features, names = learned.preparation.features, getattr(self, "feature_names_in_", None)
-        if (
-            names is None
-            or self.pretrained is None
-            or [feature.name for feature in features] == [str(i) for i in range(len(features))]
-        ):
+        if self.pretrained is None:  # a learner from the rows of `fit`, which reads those of them that vary
+            return matched(named_columns(X), features, "X")
+        if names is None or [feature.name for feature in features] == [str(i) for i in range(len(features))]:
             return columns_of(X, features)
         return matched({str(name): X[:, i] for i, name in enumerate(names)}, features, "X")
 

@@ -160,10 +160,14 @@ def test_a_file_with_rows_of_several_tasks_is_adapted_to_task_by_task(shops, cap
     assert "has rows of shop2, of which both.csv has none" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_where_its_table_has_moved_and_from_another_directory(shops, tmp_path, monkeypatch, capsys):
-    elsewhere = tmp_path / "elsewhere"
+def test_a_run_goes_on_where_its_table_has_moved_and_from_another_directory(
+    shops, trained_shops, tmp_path, monkeypatch, capsys, request
+):
+    elsewhere, table = tmp_path / "elsewhere", trained_shops / "shops.csv"
     elsewhere.mkdir()
-    (shops / "shops.csv").rename(elsewhere / "moved.csv")
+    (elsewhere / "moved.csv").write_bytes(table.read_bytes())
+    hidden = table.rename(trained_shops / "hidden")
+    request.addfinalizer(lambda: hidden.rename(table))
     assert cli.run(["resume", str(shops / "run")]) == 2
     assert "If it was moved, say where it is: --data FILE." in capsys.readouterr().err
     monkeypatch.chdir(elsewhere)
