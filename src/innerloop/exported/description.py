@@ -21,7 +21,6 @@ class Description:
         task: what is predicted.
         algorithm: a row of the table of algorithms.
         inner_rate: the (initial) inner step size.
-        inner_optimizer: gradient descent, or Adam without momentum.
         steps: inner steps in training.
         test_steps: inner steps at adaptation.
         normalisation: whose statistics normalise a query batch: its own, the support set's, running averages.
@@ -33,6 +32,7 @@ class Description:
         line_search: whether iMAML searches its inner steps.
         bound_growth: the bound on an inner gradient relative to the task's first; 0 for none.
         bound_norm: the bound on an inner gradient; 0 for none.
+        inner_optimizer: gradient descent, or Adam without momentum.
         image: how images are read; `None` if the inputs are none.
         facts: data, scores, versions, for the model card.
     """
@@ -41,7 +41,6 @@ class Description:
     task: Literal["classification", "regression"]
     algorithm: str = "maml"
     inner_rate: float = 0.01
-    inner_optimizer: Literal["sgd", "adam"] = "sgd"
     steps: int = 1
     test_steps: int = 10
     normalisation: Literal["none", "transductive", "support", "running"] = "none"
@@ -53,6 +52,7 @@ class Description:
     line_search: bool = False
     bound_growth: float = 0.0
     bound_norm: float = 0.0
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
     image: ImageFormat | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
