@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Certainty:
-    """What is known of a learner's certainty; before it is measured, what a normal distribution would have.
+    r"""What is known of a learner's certainty; before it is measured, what a normal distribution would have.
 
     Attributes:
         sizes: numbers of support rows at which it was measured, in order.

@@ -55,14 +55,15 @@ class Functional:
         InnerloopError: if it is no such environment, or the horizon is not positive.
 
     Example:
-        With `brax` installed, HalfCheetah runs forward (1) or backward (-1):
+        With Brax installed, HalfCheetah runs forward (1) or backward (-1)::
 
-        ```python
-        from brax import envs as brax_envs
-        def reward(direction, state, action, after):
-            return direction * after.metrics["x_velocity"] - 0.05 * jnp.sum(action**2)
-        env = Functional(brax_envs.get_environment("halfcheetah"), Directions.released(), reward, horizon=200)
-        ```
+            from brax import envs as brax_envs
+
+            def reward(direction, state, action, after):
+                return direction * after.metrics["x_velocity"] - 0.05 * jnp.sum(action**2)
+
+            cheetah = brax_envs.get_environment("halfcheetah")
+            env = Functional(cheetah, Directions.released(), reward, horizon=200)
 
     Reference:
         Freeman et al.: Brax: A Differentiable Physics Engine for Large Scale Rigid Body Simulation, 2021, arXiv
