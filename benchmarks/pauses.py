@@ -4,8 +4,8 @@
 
 The guard is timed on small, middle and large networks, with and without it by turns, in processor time, which other
 processes on the machine disturb little; the figure is the median ratio of two turns that follow one another, with the
-half-width of its 95 % interval (of a median, from the order of the ratios). The pause is that of writing a state of ten million parameters with Adam's
-two moments, in seconds by the clock. Keeps the result in benchmarks/results/pauses.json.
+half-width of its 95 % interval (of a median, from the order of the ratios). The pause is that of writing a state of ten
+million parameters with Adam's two moments, in seconds by the clock. Keeps the result in benchmarks/results/pauses.json.
 """
 
 import json
