@@ -10,6 +10,7 @@ from innerloop.models.norm import Normalisation, with_running_statistics
 from innerloop.models.parts import ensemble, per_step, prototypical, shared_head, with_context
 from innerloop.models.precision import in_precision
 from innerloop.models.resnet import resnet12
+from innerloop.models.transformer import TransformerDescription, transformer
 
 __all__ = [
     "SHIFT_ONLY",
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "NetworkDescription",
     "Normalisation",
+    "TransformerDescription",
     "convnet",
     "ensemble",
     "from_description",
@@ -33,6 +35,7 @@ __all__ = [
     "prototypical",
     "resnet12",
     "shared_head",
+    "transformer",
     "truncated_normal",
     "with_context",
     "with_running_statistics",
