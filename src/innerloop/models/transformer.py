@@ -86,7 +86,11 @@ def transformer(
     attention: Attention = dot_product_attention,
     recompute: bool = False,
 ) -> Model:
-    r"""A decoder-only transformer: $x \leftarrow x + \text{attention}(\nu x)$, $x \leftarrow x + \text{perceptron}(\nu x)$.
+    r"""A decoder-only transformer.
+
+    With normalisation $\nu$, each block is
+
+    $$ x \leftarrow x + \text{attention}(\nu x), \qquad x \leftarrow x + \text{perceptron}(\nu x) . $$
 
     Every block has the same shapes, so blocks are one scan over parameters with a leading axis `[layers]`, such as
     `blocks/query/kernel`, `[layers, width, heads * head size]`; a program is as long as one block. The other matrices
@@ -157,7 +161,7 @@ def transformer(
         hidden = _norm(params["norm"], hidden, description.epsilon)
         return hidden @ (table.T if description.tied else params["head"]["kernel"])
 
-    return Model(init, apply)
+    return Model(init, apply, products=True)
 
 
 def _sizes(description: TransformerDescription) -> dict[str, tuple[int, int]]:
