@@ -106,19 +106,20 @@ def table(result: dict[str, Any]) -> str:
         f"`{result['command']}`, commit {result['commit']}, {known['processor']} with {known['cores']} cores: "
         f"{TRANSFORMER.layers} layers of width {TRANSFORMER.width}, {SEQUENCES} sequences of {TRANSFORMER.length} "
         f"tokens, rank {RANK} in queries and values, {STEPS} AdamW steps; temporary memory of the compiled "
-        f"meta-gradient. One first-order step is `FirstOrder()` with a single inner step. In double precision the exact "
-        f"meta-gradient differs from that of `Reverse` by {errors['exact against Reverse']:.0e}, and two micro-batches "
-        f"from one batch by {errors['micro-batches against exact']:.0e}.",
+        "meta-gradient. One first-order step is `FirstOrder()` with a single inner step. In double precision the "
+        f"exact meta-gradient differs from that of `Reverse` by {errors['exact against Reverse']:.0e}, and two "
+        f"micro-batches from one batch by {errors['micro-batches against exact']:.0e}.",
         "",
         f"| pretrained weights | | one first-order step | {STEPS} exact steps | as a multiple | of the plain one |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        lines.append(
-            f"| {'frozen' if row['frozen'] else 'meta-learned'} | {row['way']} | {row['first-order'] / 2**20:,.0f} MiB | "
-            f"{row['exact'] / 2**20:,.0f} MiB | {row['exact'] / row['first-order']:.2f}x | "
-            f"{row['exact'] / plain[row['frozen']]['first-order']:.2f}x |"
-        )
+        first, exact = row["first-order"], row["exact"]
+        lines += [
+            f"| {'frozen' if row['frozen'] else 'meta-learned'} | {row['way']} | {first / 2**20:,.0f} MiB | "
+            f"{exact / 2**20:,.0f} MiB | {exact / first:.2f}x | "
+            f"{exact / plain[row['frozen']]['first-order']:.2f}x |"
+        ]
     reverse = ", ".join(
         f"{plain[frozen]['Reverse'] / 2**20:,.0f} MiB {'frozen' if frozen else 'meta-learned'}"
         for frozen in (True, False)

@@ -90,8 +90,8 @@ class Implicit:
     def __post_init__(self, levels: int | None) -> None:
         if levels is not None:
             raise InnerloopError(
-                f"Implicit(levels={levels}) has no steps to recompute: its memory does not depend on their number; leave "
-                "levels out, or use Mixed(levels=...)."
+                f"Implicit(levels={levels}) has no steps to recompute, as its memory does not depend on their number; "
+                "leave levels out, or use Mixed(levels=...)."
             )
         if not 0 < self.regularisation < float("inf"):
             raise InnerloopError(f"Implicit(regularisation={self.regularisation}) needs a positive number.")
