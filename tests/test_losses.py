@@ -161,3 +161,20 @@ def test_losses_with_further_axes_are_weighed_by_example():
         losses.supervised(models.Model(lambda key: {}, lambda params, x, **_: x), lambda out, y: (jnp.sum(out), {}))(
             {}, Examples(x, jnp.zeros((3, 3)), weight=weight), jax.random.key(0)
         )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("weight", [None, jnp.array([1.0, 0, 2, 3, 0, 0])])
+def test_micro_batches_are_one_batch(weight):
+    """Value, metrics, gradient and Hessian-vector product; a part whose examples do not count adds nothing."""
+    model = models.mlp(2, (4,), 3, activation=jnp.tanh, initializer=models.glorot)
+    loss = losses.supervised(model, losses.cross_entropy)
+    params = model.init(KEY)
+    batch = Examples(jax.random.normal(KEY, (6, 2)), jnp.arange(6) % 3, weight)
+
+    def derivatives(loss):
+        gradient = jax.grad(lambda params: loss(params, batch, KEY)[0])
+        return loss(params, batch, KEY), gradient(params), jax.jvp(gradient, (params,), (params,))[1]
+
+    whole, parts = derivatives(loss), derivatives(losses.micro_batched(loss, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), parts, whole)

@@ -45,6 +45,18 @@ GRADIENT = il.meta_gradient(il.meta_loss(loss, rule=RULE, steps=1))
 
 
 CALLS = [
+    (lambda: il.Implicit(levels=2), r"Implicit\(levels=2\) has no steps to recompute"),
+    (lambda: il.Mixed(levels="log"), r"Mixed\(levels='log'\) needs a whole number"),
+    (lambda: il.Mixed(segment=2.5), r"Mixed\(segment=2.5\) needs a whole number"),
+    (
+        lambda: il.losses.micro_batched(loss, 3)(PARAMS, task().support, KEY),
+        r"cut the batch into 3 equal parts: x has shape \[4, 1\]",
+    ),
+    (lambda: il.losses.micro_batched(loss, 0), r"micro_batched\(number=0\) cannot be"),
+    (
+        lambda: il.losses.micro_batched(il.StatefulLoss(loss, lambda params: None), 2),
+        "micro_batched takes a loss without a state",
+    ),
     (lambda: GRADIENT(META, task(4, 4), KEY), "was given a single task"),
     (lambda: GRADIENT(META, task(4, 6), KEY), r"support/x \[4, 1\] and query/x \[6, 1\]"),
     (lambda: GRADIENT(META, stacked(2, 3), KEY), "needs tasks stacked along the leading axis"),

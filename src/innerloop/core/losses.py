@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
+from innerloop.core.trees import path_name
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
-from innerloop.types import Examples, Loss, Metrics, Params, PRNGKey, Scalar, State, StatefulLoss
+from innerloop.types import Batch, Examples, Loss, Metrics, Params, PRNGKey, Scalar, State, StatefulLoss
 
 Criterion: TypeAlias = Callable[[Array, Array], tuple[Array, dict[str, Array]]]
 """`(outputs, targets) -> (loss of each example, metrics of each example)`, all `[examples]`."""
@@ -174,6 +175,69 @@ def stateful(model: Model, criterion: Criterion) -> StatefulLoss:
     return StatefulLoss(loss, kept.init)
 
 
+def micro_batched(loss: Loss, number: int) -> Loss:
+    r"""The same loss, with the examples of a batch taken in `number` parts of equal size, one after the other.
+
+    $$ L(\theta, \text{batch}) = \frac1k \sum_{i=1}^k L(\theta, \text{part}_i) $$
+
+    for a loss that is a mean over examples; examples with weights, `Examples.weight`, are weighted as in one batch. A
+    derivative of any order keeps nothing of a part, but computes it anew: memory is that of one part, for one more
+    evaluation of the loss. It serves inner and outer losses alike, and makes of every inner step one of accumulated
+    gradients.
+
+    Networks that normalise by the statistics of the batch see those of each part. Random numbers are drawn for each
+    part from a key of its own.
+
+    Args:
+        loss: the mean of something over the examples of a batch, whose leaves are `[examples, ...]`.
+        number: of parts, $k$, a divisor of the number of examples.
+
+    Returns:
+        A loss whose metrics are the means over the parts.
+
+    Raises:
+        InnerloopError: if the number is not positive, does not divide the examples, or the loss keeps a state.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from innerloop import losses
+        >>> loss = lambda theta, batch, key: (jnp.mean((theta - batch) ** 2), {})
+        >>> value, _ = losses.micro_batched(loss, 2)(jnp.zeros(()), jnp.arange(4.0), jax.random.key(0))
+        >>> print(value)
+        3.5
+    """
+    if isinstance(loss, StatefulLoss):
+        raise InnerloopError(
+            "micro_batched takes a loss without a state, which would be handed on once for each part; loop over the "
+            "parts in the loss itself."
+        )
+    if isinstance(number, bool) or number < 1:
+        raise InnerloopError(f"micro_batched(number={number}) cannot be; use 1 part or more.")
+
+    def in_parts(params: Params, batch: Batch, key: PRNGKey) -> tuple[Scalar, Metrics]:
+        shared = None
+        if isinstance(batch, Examples):
+            shared, batch = batch.reference, batch._replace(reference=None)
+        parts = jax.tree.map_with_path(lambda path, leaf: _cut(path_name(path), leaf, number), batch)
+        weight = parts.weight if isinstance(parts, Examples) else None
+        shares = jnp.full(number, 1 / number) if weight is None else _shares(weight)
+
+        def one(total: Any, x: Any) -> tuple[Any, None]:
+            part, share, index = x
+            part = part._replace(reference=shared) if isinstance(part, Examples) else part
+            found = loss(params, part, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda before, value: before + (share * value).astype(before.dtype), total, found), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], parts)
+        first = first._replace(reference=shared) if isinstance(first, Examples) else first
+        shapes = jax.eval_shape(loss, params, first, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
+        total, _ = lax.scan(jax.checkpoint(one, prevent_cse=False), zeros, (parts, shares, jnp.arange(number)))
+        return total
+
+    return in_parts
+
+
 def track(averages: Any, moments: Any) -> Scalar:
     r"""Zero, with the gradient `averages - moments` with respect to `averages`.
 
@@ -215,6 +279,23 @@ def _mean(values: Array, weight: Array | None) -> Scalar:
         )
     values = jnp.mean(values.reshape(len(weight), -1), axis=-1)
     return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), jnp.finfo(values.dtype).tiny)
+
+
+def _cut(name: str, leaf: Any, number: int) -> Any:
+    """The leaf as `[parts, examples of each, ...]`."""
+    examples = jnp.shape(leaf)[0] if jnp.shape(leaf) else 0
+    if not examples or examples % number:
+        raise InnerloopError(
+            f"micro_batched cannot cut the batch into {number} equal parts: {name or 'its leaf'} has shape "
+            f"{list(jnp.shape(leaf))}; use a divisor of the number of examples."
+        )
+    return jnp.reshape(leaf, (number, examples // number, *jnp.shape(leaf)[1:]))
+
+
+def _shares(weight: Any) -> Any:
+    """The share of each part in the weight of all."""
+    of_parts = jnp.sum(weight, axis=1)
+    return of_parts / jnp.maximum(jnp.sum(of_parts), jnp.finfo(of_parts.dtype).tiny)
 
 
 def _require_classes(labels: Array, known: Array, classes: int) -> None:

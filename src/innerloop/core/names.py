@@ -17,6 +17,9 @@ NUMBERED = re.compile(r"((?:.*/)?(?:layers/|[Dd]ense_?|[Ll]inear_?))(\d+)/")
 CONTEXT = "context"
 """The parameters that CAVIA adapts, see `models.with_context`."""
 
+LORA = "lora"
+"""The low-rank additions to a network's matrices, see `models.lora`."""
+
 COUNTER = "step"
 """The parameter that counts inner steps, see `models.per_step`."""
 

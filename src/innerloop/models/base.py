@@ -41,6 +41,8 @@ class Model(NamedTuple):
         running: `params -> moments`, the stored averages; `None` in a network that stores none.
         kept: what the network keeps from call to call, for `losses.stateful`; `apply` starts from its initial value and
             drops what becomes of it. `None` in a network that keeps nothing.
+        products: whether all parameters called `kernel` are used as `x @ kernel` alone, so that `models.lora` can add
+            to them in factors.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -48,6 +50,7 @@ class Model(NamedTuple):
     moments: Callable[[Params, PyTree[Array], PRNGKey | None], Any] | None = None
     running: Callable[[Params], Any] | None = None
     kept: Kept | None = None
+    products: bool = False
 
 
 def from_functions(init: Callable[[PRNGKey], Params], apply: Callable[[Params, Any], Array]) -> Model:

@@ -1,7 +1,7 @@
 r"""The implicit gradient: of where the inner loop ends, whatever the way there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import partial
 from typing import Any
 
@@ -76,6 +76,7 @@ class Implicit:
             regularised inner loss (or makes it no number) it is not taken and $s$ is halved, else $s$ grows by half. So
             no task's inner loop diverges, for one more evaluation of the inner loss at every step. For rules whose
             update is proportional to the gradient, such as `rules.sgd`.
+        levels: refused: nothing of the way is kept, so there is nothing to recompute.
 
     Reference:
         Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, 2019, arXiv 1909.04630.
@@ -84,8 +85,14 @@ class Implicit:
     regularisation: float = 1.0
     solver: Solver = ConjugateGradient()
     line_search: bool = False
+    levels: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, levels: int | None) -> None:
+        if levels is not None:
+            raise InnerloopError(
+                f"Implicit(levels={levels}) has no steps to recompute, as its memory does not depend on their number; "
+                "leave levels out, or use Mixed(levels=...)."
+            )
         if not 0 < self.regularisation < float("inf"):
             raise InnerloopError(f"Implicit(regularisation={self.regularisation}) needs a positive number.")
 

@@ -54,9 +54,12 @@ class Mixed:
     levels: int | None = None
 
     def __post_init__(self) -> None:
+        for name, value in {"unroll": self.unroll, "segment": self.segment, "levels": self.levels}.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InnerloopError(f"Mixed({name}={value!r}) needs a whole number.")
         if self.segment is not None and self.segment < 1:
             raise InnerloopError(f"Mixed(segment={self.segment}) cannot recompute fewer than 1 step; use 1 or more.")
-        if self.levels is not None and (isinstance(self.levels, bool) or self.levels < 1):
+        if self.levels is not None and self.levels < 1:
             raise InnerloopError(f"Mixed(levels={self.levels}) needs a number of levels of at least 1.")
         if self.levels is not None and self.segment is not None:
             raise InnerloopError(
