@@ -42,6 +42,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.reinforcement --check
 	$(BIN)/python -m benchmarks.fsmol_page --check
 	$(BIN)/python -m benchmarks.horizons write --check
+	$(BIN)/python -m benchmarks.streams write --check
 	$(BIN)/python -m benchmarks.scale --check
 	$(BIN)/python -m benchmarks.grouped_page --check
 	$(BIN)/python -m benchmarks.stability page --check
@@ -58,6 +59,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.reinforcement
 	$(BIN)/python -m benchmarks.fsmol_page
 	$(BIN)/python -m benchmarks.horizons write
+	$(BIN)/python -m benchmarks.streams write
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.grouped_page
 	$(BIN)/python -m benchmarks.stability page

@@ -30,7 +30,7 @@ class DigitTasks:
     """share of the training labels that are replaced by another digit"""
     batch: Count = 100
     """training images of an inner step"""
-    hidden: Count = 32
+    hidden: Count = 64
     """hidden units of the classifier"""
     split_seed: Whole = 0
     """which images are in which part, and which labels are wrong"""
@@ -85,6 +85,8 @@ class Inner:
     """step size; with test-time training that from which a learned one starts"""
     momentum: BelowOne = 0.0
     """digits: share of the step before that is kept"""
+    decay: NotNegative = 0.0
+    """digits: weight decay, the factor of half the squared norm in the loss"""
     steps: Whole = 0
     """digits: steps of a training; a stream has one for each chunk, given as 0"""
     levels: Annotated[int, Bounds(0, 6)] = 0
@@ -195,8 +197,11 @@ def _check_streams(config: Config) -> None:
         raise InnerloopError(
             f"--network.width is {network.width}; it must be a multiple of twice --network.heads {network.heads}."
         )
-    if config.inner.steps or config.inner.momentum:
-        raise InnerloopError("--inner.steps and --inner.momentum are for digits; a stream has a step for each chunk.")
+    for name in ("steps", "momentum", "decay"):
+        if vars(config.inner)[name]:
+            raise InnerloopError(
+                f"--inner.{name} has no effect on streams, which have a plain step for each chunk; leave it out."
+            )
     if isinstance(config.tasks, RecallTasks):
         pairs = config.tasks.pairs
         if pairs % 2:

@@ -117,8 +117,10 @@ class Digits:
         self.config, self.data = config, data
         settings = config.inner
         self.tasks = Batches(config.tasks.training, settings.steps, config.tasks.batch)
-        self.model = models.mlp(SIDE**2, (config.tasks.hidden,), CLASSES)
-        descent = optax.sgd(settings.learning_rate, settings.momentum or None)
+        self.model = models.mlp(SIDE**2, (config.tasks.hidden,), CLASSES, initializer=models.glorot)
+        descent = optax.chain(
+            optax.add_decayed_weights(settings.decay), optax.sgd(settings.learning_rate, settings.momentum or None)
+        )
         self.inner_rule = rules.masked(rules.from_optax(descent), lambda path, leaf: path.startswith("network/"))
         self.rule = rules.sgd(0.0)  # of the outer loop, for which there is nothing to learn in a rule
         self._adjoint = Mixed(levels=settings.levels) if settings.levels else Mixed(unroll=0)

@@ -1,7 +1,7 @@
 """What a long inner loop is about, as its session knows it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 
@@ -11,6 +11,7 @@ from innerloop.types import InnerRule, Meta, MetaLoss, Params, PRNGKey, TaskDist
 from innerloop.workloads.streams.config import Config, Outer
 
 
+@runtime_checkable
 class Problem(Protocol):
     """Digits whose weights are learned, or streams."""
 

@@ -43,11 +43,11 @@ class Reading:
             heads=network.heads,
             window=length(config) if config.algorithm == "full" else network.window,
         )
-        self.steps = length(config) // network.chunk
+        self.steps = length(config) // chunk_of(config)
         self.rule = training_rule(settings.learning_rate) if config.algorithm == TRAINING else resting_rule()
         adjoint: Adjoint = Mixed(levels=settings.levels) if settings.levels else Mixed(unroll=0)
-        if config.algorithm != TRAINING:  # no inner gradient is used, so that none is computed
-            adjoint = Reverse(unroll=0)
+        if config.algorithm != TRAINING:
+            adjoint = Reverse()  # unrolled, so that the gradient that nobody uses is not computed
         loss = transformer.loss(self.shape)
         self.meta_loss = meta_loss(loss, rule=self.rule, steps=self.steps, adjoint=adjoint, objective=online())
 
@@ -55,17 +55,17 @@ class Reading:
     def open(cls, config: Config) -> "Reading":
         """Read or draw the streams."""
         if isinstance(config.tasks, RecallTasks):
-            streams = Recall(config.tasks.pairs, config.tasks.values, config.network.chunk)
+            streams = Recall(config.tasks.pairs, config.tasks.values, chunk_of(config))
             return cls(config, streams, streams, "")
         assert isinstance(config.tasks, TextTasks)
         training, held, fingerprint = topics()
-        of = lambda part: Text(jnp.asarray(part), length(config), config.network.chunk)  # noqa: E731
+        of = lambda part: Text(jnp.asarray(part), length(config), chunk_of(config))  # noqa: E731
         return cls(config, of(training), of(held), fingerprint)
 
     def other(self, algorithm: str) -> "Reading":
         """The same streams, read in another way."""
         config = replace(self.config, algorithm=algorithm)  # pyright: ignore[reportArgumentType]
-        return Reading(config, self.tasks, self.test_tasks, self.fingerprint)
+        return Reading.open(config)
 
     def describe(self) -> str:
         whole, fast = transformer.size_of(jax.eval_shape(lambda: self.init(jax.random.key(0))))
@@ -87,6 +87,11 @@ class Reading:
         if isinstance(self.config.tasks, RecallTasks):
             return f"loss {values['loss_after']:.3f}  recall {100 * values['accuracy_after']:.1f}%"
         return f"{values['nats_after'] / math.log(2):.3f} bits per byte"
+
+
+def chunk_of(config: Config) -> int:
+    """Tokens that are read at a time: without training at test time the whole stream, which gives the same numbers."""
+    return config.network.chunk if config.algorithm == TRAINING else length(config)
 
 
 def training_rule(learning_rate: float) -> InnerRule:

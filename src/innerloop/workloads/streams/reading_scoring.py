@@ -56,7 +56,7 @@ def score(problem: Reading, meta: Meta, progress: Progress) -> Result:
             course = 100 * streams["accuracy"].mean(axis=0)[asked]
         else:
             scores[name] = streams["nats"].mean(axis=1) / math.log(2)
-            by_chunk = streams["nats"].reshape(settings.tasks, problem.steps, -1)
+            by_chunk = streams["nats"].reshape(settings.tasks, -1, config.network.chunk)
             course = by_chunk.mean(axis=(0, 2)) / math.log(2)
         mean, half_width = estimate(scores[name])
         rows.append(

@@ -22,8 +22,8 @@ from innerloop.workloads.streams.config import (
 def _data_weights() -> Config:
     return Config(
         tasks=DigitTasks(),
-        inner=Inner(learning_rate=0.1, momentum=0.9, steps=500, levels=2),
-        outer=Outer(iterations=40, meta_batch=1, learning_rate=0.3),
+        inner=Inner(learning_rate=0.05, momentum=0.9, decay=0.006, steps=500, levels=2),
+        outer=Outer(iterations=100, meta_batch=1, learning_rate=0.1),
         evaluation=Evaluation(tasks=5),
         algorithm="data-weights",
         log=Log(every=1),
@@ -46,7 +46,7 @@ def _text() -> Config:
         tasks=TextTasks(),
         network=Network(width=48, window=32, chunk=32),
         inner=Inner(learning_rate=0.3),
-        outer=Outer(iterations=600, meta_batch=8, clip=1.0),
+        outer=Outer(iterations=400, meta_batch=8, clip=1.0),
         evaluation=Evaluation(tasks=200),
         log=Log(every=20),
     )
