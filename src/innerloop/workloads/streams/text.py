@@ -1,14 +1,13 @@
 """Streams of bytes from the help topics that come with Python."""
 
 import hashlib
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from innerloop.errors import InnerloopError
 from innerloop.types import PerStep, PRNGKey, Task
@@ -19,7 +18,7 @@ HELD_OUT = 5
 """Every so-manyth topic, in alphabetical order, is for testing."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["text"], meta_fields=["length", "chunk"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Text:
     """Streams from random places of a text.
@@ -30,9 +29,9 @@ class Text:
         chunk: bytes of an inner step, a divisor of the length.
     """
 
-    text: Array
-    length: int
-    chunk: int
+    text: Any  # an array; but JAX also builds this tree with other leaves
+    length: int = field(metadata={"static": True})
+    chunk: int = field(metadata={"static": True})
 
     def sample(self, key: PRNGKey, num_tasks: int) -> Task:
         """Streams; every byte but the first is a target."""
