@@ -69,10 +69,10 @@ def read(tasks: DigitTasks) -> Data:
     extras.require("sklearn", "tabular", "The recipe data-weights")
     from sklearn.datasets import load_digits
 
-    loaded = load_digits()
+    pixels, labels = load_digits(return_X_y=True)
     generator = np.random.default_rng(tasks.split_seed)
-    order = generator.permutation(len(loaded.target))
-    x, y = loaded.data[order].astype(np.uint8), loaded.target[order].astype(np.int32)
+    order = generator.permutation(len(labels))
+    x, y = pixels[order].astype(np.uint8), labels[order].astype(np.int32)
     spoilt = generator.permutation(tasks.training)[: round(tasks.wrong * tasks.training)]
     given = y[: tasks.training].copy()
     given[spoilt] = (given[spoilt] + generator.integers(1, CLASSES, len(spoilt))) % CLASSES

@@ -15,12 +15,30 @@ from innerloop.workloads.streams.config import Config, Outer
 class Problem(Protocol):
     """Digits whose weights are learned, or streams."""
 
-    config: Config
-    tasks: TaskDistribution
-    rule: InnerRule
-    meta_loss: MetaLoss
-    fingerprint: str
-    """of the data; empty where they are drawn"""
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        ...
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The inner loops of training."""
+        ...
+
+    @property
+    def rule(self) -> InnerRule:
+        """What the outer loop may learn of the inner updates."""
+        ...
+
+    @property
+    def meta_loss(self) -> MetaLoss:
+        """The loss that the outer loop descends."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data; empty where they are drawn."""
+        ...
 
     def describe(self) -> str:
         """What is learned, in a line."""
