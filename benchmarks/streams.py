@@ -77,6 +77,9 @@ def blocks(result: dict[str, Any]) -> str:
             cells = [_score(each, 3 if recipe == "ttt-text" else 2) for each in rows]
             cells += [f"{each['area']:.4f}" if each["area"] is not None else "" for each in rows] if areas else []
             lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+        if recipe == "data-weights":
+            lacking = [_score({"score": run["evaluation"]["rows"][0]["difference"]}, 2, "+") for run in runs]
+            lines.append(f"| learned weights minus right labels alone | {' | '.join(lacking)} |{' |' * len(areas)}")
         if first.get("chance") is not None:
             chance = f"{first['chance']:.2f}"
             lines.append(f"| chance | {' | '.join(chance for _ in runs)} |")
@@ -86,9 +89,9 @@ def blocks(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _score(row: dict[str, Any], digits: int) -> str:
+def _score(row: dict[str, Any], digits: int, sign: str = "") -> str:
     half_width = row["score"]["ci95_half_width"]
-    return measured(row["score"]["mean"], np.nan if half_width is None else half_width, digits)
+    return measured(row["score"]["mean"], np.nan if half_width is None else half_width, digits, sign)
 
 
 def write(check: bool) -> int:
