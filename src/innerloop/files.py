@@ -1,6 +1,7 @@
 """Writing files whole or not at all, also when the process or the machine stops in the middle."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+PARTIAL = re.compile(r"\..+\.(\d+)")
+"""The name of a file that is being written, with the number of the process that writes it."""
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed have left half written, in a folder and those within it.
+
+    Args:
+        folder: where nothing else is writing now.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in (".a.bin.123", "a.bin", ".lock"):
+        ...         _ = Path(folder, name).write_bytes(b"abc")
+        ...     remove_partial(Path(folder))
+        ...     sorted(file.name for file in Path(folder).iterdir())
+        ['.lock', 'a.bin']
+    """
+    for file in folder.rglob(".*"):
+        if PARTIAL.fullmatch(file.name) and file.is_file():
+            with suppress(OSError):
+                file.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -88,6 +88,19 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     assert len(kept[0]) == KEPT + 1
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    config = toy.Config(iterations=20)
+    assert engine.train(toy.WORKLOAD, replace(config, run_dir=str(tmp_path / "run"))) == 0
+    left = [tmp_path / "run" / name for name in (".config.json.19078", "best/.step-000000210.safetensors.19078")]
+    for file in left:
+        file.write_bytes(b"half of it")
+    run = rundir.existing(tmp_path / "run", KINDS)
+    before = final_state(run.path, 20)
+    engine.evaluate(run, run.config, again=True)
+    assert not any(file.exists() for file in left)
+    assert final_state(run.path, 20) == before
+
+
 def test_the_best_on_validation_tasks_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
     best, said = Best(tmp_path / "best"), []
     for step, score in enumerate([0.5, 0.9, 0.7, 0.9, 0.1, 0.2, 0.8, 0.3], 1):

@@ -18,7 +18,7 @@ import safetensors
 from safetensors.numpy import load, save
 
 from innerloop.errors import InnerloopError
-from innerloop.files import write_bytes, write_text
+from innerloop.files import remove_partial, write_bytes, write_text
 from innerloop.runs import codec, machine, sealed
 from innerloop.runs.workload import Workload
 
@@ -311,7 +311,8 @@ def continued(run: Run, config: Any, say: Callable[[str], None]) -> Any:
 def locked(path: Path) -> Iterator[None]:
     """Keep every other process out of a run directory; the lock vanishes with the process, however it ends.
 
-    A directory that was not there before, and in which nothing was written, is removed again.
+    What a process that was killed left half written in it is removed; so is, at the end, a directory that was not
+    there before and in which nothing was written.
 
     Raises:
         InnerloopError: if another process is in it.
@@ -336,6 +337,7 @@ def locked(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        remove_partial(path)
         try:
             yield
         finally:
