@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from innerloop.core.adjoints import FirstOrder
 from innerloop.core.outer import init, meta_step, repeat
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
-from innerloop.types import InnerRule, Meta
+from innerloop.types import InnerRule, Meta, TaskDistribution
 from innerloop.workloads.streams import transformer
 from innerloop.workloads.streams.config import RecallTasks, length, reach
 from innerloop.workloads.streams.problem import optimizer
@@ -97,13 +98,18 @@ def read(problem: Reading, meta: Meta, rule: InnerRule) -> dict[str, np.ndarray]
     loss = transformer.loss(problem.shape, by_token=True)
     key = jax.random.key(settings.seed, impl="threefry2x32")
 
-    def one(key: Array) -> Any:
-        support = jax.tree.map(lambda leaf: leaf[0], problem.test_tasks.sample(key, 1).support)
+    def one(meta: Meta, tasks: TaskDistribution, key: Array) -> Any:
+        support = jax.tree.map(lambda leaf: leaf[0], tasks.sample(key, 1).support)
         metrics = adapt(loss, meta, support, key, rule=rule, steps=problem.steps, adjoint=FirstOrder(unroll=0)).metrics
         return jax.tree.map(lambda leaf: leaf.reshape(-1), metrics)
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(settings.tasks))
-    return jax.tree.map(np.asarray, jax.jit(lambda: jax.lax.map(one, keys, batch_size=AT_ONCE))())
+
+    @jax.jit
+    def every(meta: Meta, tasks: TaskDistribution, keys: Array) -> Any:
+        return jax.lax.map(partial(one, meta, tasks), keys, batch_size=AT_ONCE)
+
+    return jax.tree.map(np.asarray, every(meta, problem.test_tasks, keys))
 
 
 def trained(problem: Reading) -> Meta:
