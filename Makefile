@@ -44,6 +44,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.horizons write --check
 	$(BIN)/python -m benchmarks.lora write --check
 	$(BIN)/python -m benchmarks.attention write --check
+	$(BIN)/python -m benchmarks.streams write --check
 	$(BIN)/python -m benchmarks.scale --check
 	$(BIN)/python -m benchmarks.grouped_page --check
 	$(BIN)/python -m benchmarks.stability page --check
@@ -62,6 +63,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.horizons write
 	$(BIN)/python -m benchmarks.lora write
 	$(BIN)/python -m benchmarks.attention write
+	$(BIN)/python -m benchmarks.streams write
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.grouped_page
 	$(BIN)/python -m benchmarks.stability page

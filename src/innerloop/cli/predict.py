@@ -51,6 +51,8 @@ def adapt(path: Path, asked: Adaptation) -> None:
         from innerloop.workloads.tabular import predict as of_tables
 
         of_tables.adapt(folder, support, query, out, progress.say, target=asked.target)
+    elif kind == "streams":
+        raise InnerloopError(f"{path} learned of streams, which no files of examples extend; adapt has no use for it.")
     else:
         raise InnerloopError(
             f"{path} is a policy, which adapts by acting and not from files; adapt it in Python: "

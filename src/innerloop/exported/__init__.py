@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from innerloop.tabular.estimator import TabularMetaLearner
 
 
-def load(folder: str | Path) -> "TabularMetaLearner | EpisodesModel | PolicyModel":
+def load(folder: str | Path) -> "TabularMetaLearner | EpisodesModel | PolicyModel | artifacts.Artifact":
     """The model in a folder that `innerloop export RUN --out FOLDER` wrote. Nothing in it is executed.
 
     Args:
@@ -21,7 +21,8 @@ def load(folder: str | Path) -> "TabularMetaLearner | EpisodesModel | PolicyMode
     Returns:
         What was learned, by the kind of the run: on tables and folders of images of one's own a `TabularMetaLearner`,
         on episodes of Omniglot, miniImageNet or sinusoids an `EpisodesModel`, of reinforcement learning a
-        `PolicyModel`. The first two have `adapt(x, y)`, which gives an object with `predict(x)`.
+        `PolicyModel`. The first two have `adapt(x, y)`, which gives an object with `predict(x)`. Of weights of examples
+        and of streams it is an `Artifact`, whose `arrays` hold what was learned by name.
 
     Raises:
         InnerloopError: if there is no model, it is damaged, or of another version.
@@ -50,4 +51,6 @@ def load(folder: str | Path) -> "TabularMetaLearner | EpisodesModel | PolicyMode
         from innerloop.exported import policy
 
         return policy.from_artifact(stored)
+    if stored.kind == "streams":
+        return stored
     raise InnerloopError(f"{path} holds a model of the kind {stored.kind!r}, which this version does not know.")

@@ -13,9 +13,10 @@ def registered() -> Mapping[str, Workload[Any]]:
     """All kinds of run by name. Nothing of this loads JAX."""
     from innerloop.workloads.episodes.workload import WORKLOAD as EPISODES
     from innerloop.workloads.reinforcement.workload import WORKLOAD as REINFORCEMENT
+    from innerloop.workloads.streams.workload import WORKLOAD as STREAMS
     from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
 
-    return {workload.name: workload for workload in (EPISODES, REINFORCEMENT, TABULAR)}
+    return {workload.name: workload for workload in (EPISODES, REINFORCEMENT, STREAMS, TABULAR)}
 
 
 def recipes() -> Mapping[str, Recipe[Any]]:
