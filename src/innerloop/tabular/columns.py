@@ -3,8 +3,9 @@
 One reading of labels, one inference of what is predicted, and one check that rows have what a learner reads.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -20,6 +21,8 @@ Kind = Literal["classification", "regression"]
 KINDS: tuple[Kind, ...] = ("classification", "regression")
 
 NANOSECONDS, DAYS, EPOCH = 86_400e9, 365.2425, 1970.0
+DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?Z?)?", re.ASCII)
+"""A date, or a date and a time of day in universal time, as ISO 8601 has them."""
 MOST_CLASSES = 20
 """A target of whole numbers with no more different values than this is one of classes."""
 
@@ -180,7 +183,11 @@ def require_features(names: Iterable[str], features: Sequence[Feature], where: s
 def as_column(values: np.ndarray) -> np.ndarray:
     """A column as features are read: numbers `[rows]` or `[rows, width]`, or texts with `None` where one is missing.
 
-    A date is the year with its fraction, a span of time its days.
+    A date is the year with its fraction, a span of time its days; texts that are all dates (ISO 8601) are dates.
+
+    Example:
+        >>> as_column(np.array(["2024-07-02", None, "2024-01-01T12:00"], object)).round(2).tolist()
+        [2024.5, nan, 2024.0]
     """
     if values.dtype.kind in "mM":
         days = values.astype("m8[ns]" if values.dtype.kind == "m" else "M8[ns]").astype("int64") / NANOSECONDS
@@ -189,7 +196,7 @@ def as_column(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "O" and len(values) and (dates := _dates(values)) is not None:
         return as_column(dates)
     if values.dtype.kind in "US":
-        return np.array(values.tolist(), object)
+        return as_column(np.array(values.tolist(), object))
     if values.dtype.kind != "O":
         return values
     numbers = as_numbers(values)
@@ -211,12 +218,31 @@ def as_numbers(values: np.ndarray) -> np.ndarray | None:
     return np.array([np.nan if is_absent(row) else float(row) for row in rows], np.float64)
 
 
+def is_date(text: Any) -> bool:
+    """Whether it is the text of a date.
+
+    Example:
+        >>> is_date("2024-02-29"), is_date("2024-02-30"), is_date("2024"), is_date("2024-02-29 23:59:00")
+        (True, False, False, True)
+    """
+    if not isinstance(text, str) or not DATE.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text.removesuffix("Z"))
+    except ValueError:
+        return False
+    return True
+
+
 def _dates(values: np.ndarray) -> np.ndarray | None:
     """Objects that are dates, all but missing ones, as an array of them."""
     known = [value for value in values.tolist() if not is_absent(value)]
-    if not known or not all(isinstance(value, date) for value in known):
+    if not known or not all(isinstance(value, date) or is_date(value) for value in known):
         return None
-    texts = [None if is_absent(value) else value.isoformat() for value in values.tolist()]
+    texts = [
+        None if is_absent(value) else value.removesuffix("Z") if isinstance(value, str) else value.isoformat()
+        for value in values.tolist()
+    ]
     return np.array([np.datetime64("NaT") if text is None else np.datetime64(text[:26], "ns") for text in texts])
 
 

@@ -51,7 +51,7 @@ def test_columns_are_told_apart(both):
         "ragged": ("other", 1),
         "kind": ("text", 1),
         "truth": ("truth", 1),
-        "when": ("other", 1),
+        "when": ("date", 1),
     }
     assert parquet.columns["bits"].small
     assert parquet.described(["kind"])["kind"].distinct == 2

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from innerloop.extras import require
+from innerloop.tabular.columns import is_date
 from innerloop.tabular.features import LARGEST_CATEGORIES
 from innerloop.workloads.tabular.dialects import GAPS, NOTATIONS, Notation, value_in
 
@@ -21,7 +22,7 @@ class Column:
 
     Attributes:
         name: of the column.
-        kind: numbers, fixed-size lists of numbers, texts, truth values, or what cannot be read.
+        kind: numbers, fixed-size lists of numbers, texts, dates, truth values, or what cannot be read.
         width: entries of a value.
         small: whether lists hold unsigned bytes, which are read as counts.
         distinct: different texts seen, counted up to one more than a category may have.
@@ -30,7 +31,7 @@ class Column:
     """
 
     name: str
-    kind: Literal["number", "list", "text", "truth", "other"]
+    kind: Literal["number", "list", "text", "date", "truth", "other"]
     width: int = 1
     small: bool = False
     distinct: int = 0
@@ -49,7 +50,7 @@ class Scan:
         self.seen: set[str] = set()
         self.gaps: set[str] = set()
         self.lengths: set[int] = set()
-        self.lists = True
+        self.lists = self.dates = True
 
     def see(self, values: Arrow, before: int) -> None:
         if self._see_numbers(values):
@@ -61,6 +62,7 @@ class Scan:
         self.total += len(given)
         if len(self.seen) <= LARGEST_CATEGORIES:
             self.seen.update(text for _, text in given)
+        self.dates = self.dates and all(is_date(text.strip()) for _, text in given)
         self.lists &= all(text.lstrip().startswith("[") for _, text in given)
         if self.lists:
             self.lengths |= {len(listed(text) or ()) for _, text in given}
@@ -87,7 +89,7 @@ class Scan:
             "grouped": self.numbers["grouped"] + known,
         }
         self.total += known
-        self.lists = False
+        self.lists = self.dates = False
         if len(self.seen) <= LARGEST_CATEGORIES:
             self.seen.update(value for value in values.unique().to_pylist() if value is not None)
         return True
@@ -101,6 +103,8 @@ class Scan:
             return Column(name, "other", problem="it is empty in every row")
         if {text.strip().lower() for text in self.seen} <= {"true", "false"}:
             return Column(name, "truth")
+        if self.dates:
+            return Column(name, "date")
         # 1,234 alone is 1.234 where commas cannot divide columns, and 1234 where they do
         preferred = ("plain", "grouped", "comma") if self.delimiter == "," else ("plain", "comma", "grouped")
         notation = max(preferred, key=lambda notation: self.numbers[notation])

@@ -110,6 +110,8 @@ def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
     columns = []
     for feature in features:
         name, column = feature.name, table.columns[feature.name]
+        if column.kind == "text" and feature.kind == "numbers":  # perhaps dates
+            column = table.described([name])[name]
         text = column.kind in ("text", "other")
         if column.kind == "other" and table.format == "csv":  # empty in every row
             column, text = Column(name, "text" if feature.kind == "categories" else "number"), False

@@ -110,8 +110,8 @@ def chosen_features(table: Table, asked: Sequence[str], special: Sequence[str]) 
 def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:
     """The target of each row: numbers, or texts with `None` where one is missing."""
     column = table.columns[config.target]
-    if column.kind in ("list", "other"):
-        why = column.problem or "it holds lists"
+    if column.kind in ("list", "other") or (column.kind == "date" and table.format != "csv"):
+        why = column.problem or ("it holds dates" if column.kind == "date" else "it holds lists")
         raise InnerloopError(f"--target is {column.name!r}, but {why}; choose another.")
     if column.kind == "number" and column.problem and config.kind == "auto":
         raise InnerloopError(

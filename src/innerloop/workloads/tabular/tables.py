@@ -9,6 +9,7 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.extras import require
+from innerloop.tabular.columns import as_column, is_date
 from innerloop.tabular.features import LARGEST_CATEGORIES
 from innerloop.tabular.identity import identities
 from innerloop.text import nearest
@@ -77,16 +78,20 @@ class Table:
                         yield batch.select(names)
 
     def described(self, names: Sequence[str]) -> dict[str, Column]:
-        """The columns with the number of different texts in those of text."""
+        """The columns with the number of different texts in those of text; texts that are all dates are dates."""
         texts = [name for name in names if self.columns[name].kind == "text" and not self.columns[name].distinct]
         seen: dict[str, set[Any]] = {name: set() for name in texts}
+        dates = set(texts)
         for batch in self.batches(texts) if texts else ():
-            open_ones = [name for name in texts if len(seen[name]) <= LARGEST_CATEGORIES]
-            for name in open_ones:
-                seen[name].update(batch.column(name).unique().to_pylist())
+            for name in (name for name in texts if len(seen[name]) <= LARGEST_CATEGORIES or name in dates):
+                here = set(batch.column(name).unique().to_pylist()) - {None, *GAPS}
+                seen[name].update(here)
+                if not all(map(is_date, here)):
+                    dates.discard(name)
         for name in texts:
-            distinct = min(len(seen[name] - {None, *GAPS}), LARGEST_CATEGORIES + 1)
-            self.columns[name] = replace(self.columns[name], distinct=distinct)
+            distinct = min(len(seen[name]), LARGEST_CATEGORIES + 1)
+            kind = "date" if distinct and name in dates else "text"
+            self.columns[name] = replace(self.columns[name], kind=kind, distinct=distinct)
         return {name: self.columns[name] for name in names}
 
     def _parquet_columns(self) -> tuple[dict[str, Column], int]:
@@ -112,6 +117,8 @@ class Table:
             return Column(field.name, "number")
         if types.is_string(kind) or types.is_large_string(kind):
             return Column(field.name, "text")
+        if types.is_date(kind) or types.is_timestamp(kind) or types.is_duration(kind):
+            return Column(field.name, "date")
         if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
             of = kind.value_type
             if types.is_integer(of) or types.is_floating(of) or types.is_boolean(of):
@@ -251,6 +258,11 @@ def label_texts(table: Table, name: str) -> np.ndarray:
     return np.array([*names, None], object)[numbers]
 
 
+def _read_dates(values: Sequence[Any]) -> np.ndarray:
+    known = any(value is not None for value in values)
+    return as_column(np.array(values, object)) if known else np.full(len(values), np.nan)
+
+
 def _empty(column: Column, rows: int) -> np.ndarray:
     if column.kind == "text":
         return np.full(rows, None, object)
@@ -267,6 +279,8 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
         texts = [None if text is None or text.strip() in GAPS else text for text in values.to_pylist()]
         if column.kind == "text":
             return np.array(texts, object)
+        if column.kind == "date":
+            return _read_dates([None if text is None else text.strip() for text in texts])
         if column.kind == "list":
             empty = [np.nan] * column.width
             return np.array([empty if text is None else listed(text) for text in texts], np.float32)
@@ -288,6 +302,11 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
                 "--features."
             )
         return flat.reshape(len(values), column.width)
+    if column.kind == "date":
+        found = values.to_numpy(zero_copy_only=False)
+        if found.dtype.kind != "O":
+            return as_column(found)
+        return _read_dates([None if value in GAPS else value for value in found.tolist()])
     if column.kind == "truth":
         return np.array([np.nan if value is None else float(value) for value in values.to_pylist()])
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
