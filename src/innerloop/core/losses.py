@@ -293,8 +293,8 @@ def _cut(name: str, leaf: Any, number: int) -> Any:
 
 
 def _shares(weight: Any) -> Any:
-    """The share of each part in the weight of all."""
-    of_parts = jnp.sum(weight, axis=1)
+    """The share of each part in the weight of all, in the widest type that is enabled."""
+    of_parts = jnp.sum(weight, axis=1, dtype=jnp.promote_types(weight.dtype, jnp.zeros((), float).dtype))
     return of_parts / jnp.maximum(jnp.sum(of_parts), jnp.finfo(of_parts.dtype).tiny)
 
 
