@@ -45,6 +45,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.lora write --check
 	$(BIN)/python -m benchmarks.attention write --check
 	$(BIN)/python -m benchmarks.streams write --check
+	$(BIN)/python -m benchmarks.safety_page --check
 	$(BIN)/python -m benchmarks.scale --check
 	$(BIN)/python -m benchmarks.grouped_page --check
 	$(BIN)/python -m benchmarks.stability page --check
@@ -64,6 +65,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.lora write
 	$(BIN)/python -m benchmarks.attention write
 	$(BIN)/python -m benchmarks.streams write
+	$(BIN)/python -m benchmarks.safety_page
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.grouped_page
 	$(BIN)/python -m benchmarks.stability page

@@ -1,0 +1,124 @@
+"""Write docs/safety.md from benchmarks/results/{faults,pauses,serving-rough}.json: no figure in it is typed by hand.
+
+python -m benchmarks.safety_page          write
+python -m benchmarks.safety_page --check  exit with 1 if what is written is not up to date
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "safety.md"
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# Nothing lost, measured",
+        "",
+        "What was done to runs, and what came of it; what the guards cost; how a server does in rough weather. "
+        "Written by `make results` from the files of results that the named commands make.",
+        "",
+    ]
+    for name, section in (("faults", faults), ("pauses", costs), ("serving-rough", serving)):
+        file = RESULTS / f"{name}.json"
+        lines += section(json.loads(file.read_text())) if file.exists() else []
+    return "\n".join(lines)
+
+
+def made_by(command: str, known: dict[str, Any]) -> str:
+    """What made a result, and on what."""
+    machine = known["machine"]
+    return f"`{command}`, commit {known['commit'][:10]}, {machine['processor']} with {machine['cores']} cores"
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """The table of `make test-faults`."""
+    counts = result["counts"]
+    columns = ("tried", "told", "lost", "silent", "left", "tracebacks")
+    rows = [f"| {name} | {' | '.join(f'{count[each]:,}' for each in columns)} |" for name, count in counts.items()]
+    return [
+        "## Faults",
+        "",
+        f"{made_by('make test-faults', result)}; {result['seconds'] / 60:.0f} minutes, the machine busy with other "
+        "work. Runs of three kinds are killed at random moments and at operations on their files, whose operations "
+        "fail (no space, an input or output error, no permission) or are cut off, and must end in the bits of an "
+        "undisturbed run. Bits are flipped and ends cut off in every file of a run, of an exported model, of the "
+        "caches and of an archive, and what reads them must say so or give the same values. *Lost*: a run that did "
+        "not go on; *silent*: other values, and no word; *left*: files that nobody removes.",
+        "",
+        f"| | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+        *rows,
+        "",
+    ]
+
+
+def costs(result: dict[str, Any]) -> list[str]:
+    """The guard's ratio and the checkpoint's pause."""
+    pause = result["checkpoint"]
+    rows = [
+        f"| {name} | {_milliseconds(found['without_seconds'])} | "
+        f"{found['ratio']:.3f} ± {found['ci95_half_width']:.3f} |"
+        for name, found in result["guard"].items()
+    ]
+    return [
+        "## What the guards cost",
+        "",
+        f"{made_by('python benchmarks/pauses.py', result)}. Processor time of a meta-step with the guard against "
+        "gradients that are not finite, over that without.",
+        "",
+        "| network | a meta-step without, ms | with the guard |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"A checkpoint of {pause['parameters'] / 1e6:.0f} million parameters with Adam's two moments pauses training "
+        f"for {pause['seconds']:.2f} s, {100 * pause['share_of_time']:.1f} % of the time between two. Where it took "
+        "longer, checkpoints would come less often.",
+        "",
+    ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2f}" if seconds < 0.01 else f"{1000 * seconds:,.0f}"
+
+
+def serving(result: dict[str, Any]) -> list[str]:
+    """Latency and answers of a server that is treated badly."""
+    times = result["milliseconds"]
+    shapes = ", ".join(f"{each:.1f}" for each in result["seconds_of_new_shapes"])
+    memory = [result["memory"]["before"]["VmRSS"], result["memory"]["after"]["VmHWM"]]
+    return [
+        "## A server in rough weather",
+        "",
+        f"{made_by('python -m benchmarks.serving RUN --rough', result['environment'])}, which the clients use too. "
+        f"{result['concurrency']} clients send requests of {result['support']} support and {result['query']} query "
+        f"rows, one in ten is cut off in mid-body ({result['cut_off']:,} were), {result['idle']} connections lie "
+        f"idle, and every few seconds a request of a new shape must be compiled (answered after {shapes} s). Each "
+        "answer is compared with that of a calm server.",
+        "",
+        f"| right | other | refused | failed | reset | {' | '.join(f'{p}, ms' for p in times)} |",
+        "|---|---|---|---|---|" + "---|" * len(times),
+        f"| {result['right']:,} | {result['other']} | {result['refused']} | {result['failed']} | {result['reset']} | "
+        f"{' | '.join(f'{each:.0f}' for each in times.values())} |",
+        "",
+        f"The server's memory was {memory[0] / 2**20:.0f} MiB before and at most {memory[1] / 2**20:.0f} MiB.",
+        "",
+    ]
+
+
+def main(check: bool) -> int:
+    text = page()
+    if PAGE.exists() and PAGE.read_text() == text:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
+    if not check:
+        PAGE.write_text(text)
+    return int(check)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))
