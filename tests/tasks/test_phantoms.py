@@ -44,7 +44,9 @@ def test_the_query_is_the_image_of_the_same_ellipses():
         phantoms, few = Phantoms(views=1, resolution=16), Phantoms(views=1, resolution=16, queries=10)
         whole, some = (each.sample(key, 3).query for each in (phantoms, few))
         points = (whole.x[:, :, 0], some.x[:, :, 0])
-        return (whole.y, some.y), tuple(jax.vmap(density)(phantoms.ellipses(key, 3), each)[..., None] for each in points)
+        return (whole.y, some.y), tuple(
+            jax.vmap(density)(phantoms.ellipses(key, 3), each)[..., None] for each in points
+        )
 
     (whole, some), (expected, expected_some) = shown(key)
     assert whole.shape == (3, 256, 1)

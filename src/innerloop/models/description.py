@@ -28,7 +28,8 @@ class NetworkDescription:
         inputs: the shape of an example: height, width and channels of an image, the number of features, or the points
             (of which a field takes any number) and their coordinates.
         outputs: of the last layer.
-        widths: mlp, field: hidden layers; convnet: filters of each block, all the same; resnet12: filters of each block.
+        widths: mlp, field: hidden layers; convnet: filters of each block, all the same; resnet12: filters of each
+            block.
         downsample: convnet: how a block halves the image.
         normalised: whether layers normalise by batch statistics.
         scale: whether normalisation has a learned scale.

@@ -71,9 +71,7 @@ def neural_field(
         layer_key, context_key = jax.random.split(key)
         params: dict[str, Any] = {
             name: dense_init(key, *shape, initializer)
-            for name, key, shape in zip(
-                names, jax.random.split(layer_key, len(names)), pairwise(widths), strict=True
-            )
+            for name, key, shape in zip(names, jax.random.split(layer_key, len(names)), pairwise(widths), strict=True)
         }
         if context:
             for i, (width, key) in enumerate(zip(hidden, jax.random.split(context_key, len(hidden)), strict=True), 1):

@@ -80,7 +80,9 @@ def score(experiment: Experiment, last: Validated, progress: Progress, best: Seq
 
     tables = []
     for shots in settings.shots:
-        what = f"{counted(len(contestants), 'method')} on {settings.tasks} test tasks with {counted(shots, config.shot)}"
+        what = (
+            f"{counted(len(contestants), 'method')} on {settings.tasks} test tasks with {counted(shots, config.shot)}"
+        )
         with progress.timed(f"evaluating {what}"):
             rows = [
                 row
