@@ -33,7 +33,6 @@ from innerloop.workloads.episodes.data.omniglot import Labelled, Part
 from innerloop.workloads.episodes.network import network, ways_of
 from innerloop.workloads.episodes.row import require_fitting, sizes_of, varied
 
-
 ACCURACY = ("accuracy", 100.0, "% correct")
 
 

@@ -290,6 +290,8 @@ def check(config: Config) -> None:
         )
     if isinstance(config.tasks, OmniglotTasks) and config.tasks.split == "vinyals" and config.tasks.split_seed:
         raise InnerloopError("--tasks.split-seed has no effect with --tasks.split vinyals; leave one of them out.")
+    if isinstance(config.tasks, PhantomTasks):
+        _check_phantoms(config, config.tasks)
     network, default = config.network, Network()
     without_effect = {
         "downsample": network.kind != "convnet",
@@ -308,11 +310,9 @@ def check(config: Config) -> None:
             )
     if network.kind in ("mlp", "field") and config.layout.convolution != "auto":
         raise InnerloopError(f"--layout.convolution has no effect with --network.kind {network.kind}; leave it out.")
-    if isinstance(config.tasks, PhantomTasks):
-        _check_phantoms(config, config.tasks)
-    elif network.kind == "field":
+    if network.kind == "field" and not isinstance(config.tasks, PhantomTasks):
         raise InnerloopError("--network.kind is field, which takes points of an image; only phantoms have them.")
-    elif network.kind != "mlp" and config.kind == "regression":
+    if network.kind in ("convnet", "resnet12") and config.kind == "regression":
         raise InnerloopError(f"--network.kind is {network.kind}, which takes images; for sinusoids use mlp.")
     if config.evaluation.modulations and not (isinstance(config.tasks, PhantomTasks) and config.algorithm == "cavia"):
         raise InnerloopError(
