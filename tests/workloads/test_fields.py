@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,17 +38,11 @@ def test_a_run_compares_with_the_standard_start_and_shows_the_images(tmp_path, m
     for label in ("phantom", "random start", "learned start", "PSNR in dB"):
         assert label in page
     model = il.load(tmp_path / "run")
-    task = Phantoms(views=2, resolution=8, angles="even").sample(il_key(), 1)
+    task = Phantoms(views=2, resolution=8, angles="even").sample(jax.random.key(0), 1)
     adapted = model.adapt(task.support.x[0], task.support.y[0])
     assert adapted.predict(np.asarray(task.query.x[0])).shape == (64, 1)
     with pytest.raises(il.InnerloopError, match=r"\[examples, points, 2\]"):
         model.adapt(np.zeros((3, 2)), np.zeros(3))
-
-
-def il_key():
-    import jax
-
-    return jax.random.key(0)
 
 
 def test_contexts_are_exported_beside_what_the_phantoms_are(tmp_path, monkeypatch):
@@ -58,7 +53,7 @@ def test_contexts_are_exported_beside_what_the_phantoms_are(tmp_path, monkeypatc
     first, second = (np.load(tmp_path / name / "modulations.npz") for name in ("run/model", "folder"))
     assert first["modulations"].shape == (5, 3)
     assert first["ellipses"].shape == (5, 10, 6)
-    assert list(first["columns"])[0] == "density"
+    assert first["columns"][0] == "density"
     assert np.isfinite(first["psnr"]).all()
     assert np.ptp(first["modulations"], axis=0).min() > 0
     assert all(np.array_equal(first[name], second[name]) for name in first.files)

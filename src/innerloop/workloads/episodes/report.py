@@ -17,7 +17,8 @@ def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
     """For each number of shots the scores of each method after 0, 1, ... inner steps, beside the published ones."""
     return [
         adaptation_table(
-            f"{table['shots']}-{config.shot}, {result['unit']}: mean ± 95 % interval, {result['test_tasks']} test tasks",
+            f"{table['shots']}-{config.shot}, {result['unit']}: mean ± 95 % interval, "
+            f"{result['test_tasks']} test tasks",
             result,
             table,
             published=published_beside(config.recipe, config.algorithm),
@@ -76,7 +77,8 @@ def scratch_rate(result: Mapping[str, Any]) -> float:
 def _adaptation(result: Mapping[str, Any], config: Config) -> Section:
     published = published_beside(config.recipe, config.algorithm)
     parts = [
-        f"<h3>{counted(table['shots'], config.shot)}</h3><figure>{plots.adaptation_curve(result, table, published)}</figure>"
+        f"<h3>{counted(table['shots'], config.shot)}</h3>"
+        f"<figure>{plots.adaptation_curve(result, table, published)}</figure>"
         for table in result["tables"]
     ]
     caption = (

@@ -73,7 +73,8 @@ def candidates(config: Config) -> list[Layout]:
     """The ways to compute a meta-step that come into question here, the most likely one first.
 
     Image networks on a CPU take one task at a time on each core, whose activations stay in the cache; fields do so
-    everywhere, since every pixel is an example. Everything else takes all tasks at once. What the configured layout fixes stays fixed.
+    everywhere, since every pixel is an example. Everything else takes all tasks at once. What the configured layout
+    fixes stays fixed.
     """
     network, meta_batch, steps = config.network.kind, config.outer.meta_batch, config.inner.steps
     field, cpu = network == "field", jax.default_backend() == "cpu"
