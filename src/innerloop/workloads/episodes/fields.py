@@ -43,11 +43,11 @@ PUBLISHED: Mapping[str, Any] = {
 }
 """Of the released code, tancik/learnit, Experiments/2d_ct.ipynb; pixels only judge, they teach Reptile nothing."""
 DEVIATIONS = (
-    "For two cores: images of 64x64 instead of 256x256, hidden layers of 64 instead of 256, 64 frequencies of deviation "
-    "15 instead of 256 of 30, 32 rays in an inner step instead of all, 5 views at test instead of 10, an outer step "
-    "size of 3e-3 that falls to 0 over 2,000 meta-steps instead of 5e-5 over 100,000; --published has those of the "
-    "paper. The phantoms are drawn anew for each meta-step instead of from a file that was not released; their projections "
-    "are exact integrals, not sums over pixels; pixels are taken at their middles."
+    "For two cores: images of 64x64 instead of 256x256, hidden layers of 64 instead of 256, 64 frequencies of "
+    "deviation 15 instead of 256 of 30, 32 rays in an inner step instead of all, 5 views at test instead of 10, an "
+    "outer step size of 3e-3 that falls to 0 over 2,000 meta-steps instead of 5e-5 over 100,000; --published has those "
+    "of the paper. The phantoms are drawn anew for each meta-step instead of from a file that was not released; their "
+    "projections are exact integrals, not sums over pixels; pixels are taken at their middles."
 )
 
 RECIPE = Recipe(
