@@ -1,11 +1,13 @@
 """`make test-faults`: all of it within a time, and one table."""
 
 import argparse
+import json
 import random
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from faults import flips, runs, streams
 
@@ -29,20 +31,41 @@ def main() -> int:
     parser.add_argument("--parts", default="runs,flips,streams,fuzz", help="what is tried")
     parser.add_argument("--flips", type=int, default=10_000)
     parser.add_argument("--cuts", type=int, default=1_000)
+    parser.add_argument("--result", type=Path, help="a JSON file for the table")
     asked = parser.parse_args()
     kinds = asked.kinds.split(",")
     began = time.monotonic()
     shutil.rmtree(asked.folder, ignore_errors=True)
     counts = table(asked, kinds)
-    say(f"\n{'':34}{'tried':>8}{'told':>8}{'lost':>8}{'silent':>8}{'tracebacks':>12}")
+    say(f"\n{'':34}{'tried':>8}{'told':>8}{'lost':>8}{'silent':>8}{'left':>8}{'tracebacks':>12}")
     for name, count in counts.items():
-        cells = f"{count.tried:>8,}{count.told:>8,}{count.lost:>8,}{count.silent:>8,}{count.tracebacks:>12,}"
+        cells = f"{count.tried:>8,}{count.told:>8,}{count.lost:>8,}{count.silent:>8,}"
+        cells += f"{count.left:>8,}{count.tracebacks:>12,}"
         say(f"{name:34}{cells}")
     say(f"{time.monotonic() - began:.0f} s")
     for name, count in counts.items():
         for remark in count.remarks:
             say(f"! {name}: {remark}")
-    return int(any(count.lost or count.silent or count.tracebacks for count in counts.values()))
+    if asked.result:
+        asked.result.write_text(json.dumps(recorded(counts, time.monotonic() - began), indent=1) + "\n")
+    return int(any(count.lost or count.silent or count.left or count.tracebacks for count in counts.values()))
+
+
+def recorded(counts: dict[str, runs.Count], seconds: float) -> dict[str, Any]:
+    """The table with what it was measured on."""
+    from innerloop.runs import machine
+
+    return {
+        "command": " ".join(["python -m faults", *sys.argv[1:]]),
+        "commit": machine.commit(),
+        "seed": 0,
+        **machine.description(),
+        "seconds": round(seconds),
+        "counts": {
+            name: {each: value for each, value in vars(count).items() if each != "remarks"}
+            for name, count in counts.items()
+        },
+    }
 
 
 def table(asked: argparse.Namespace, kinds: list[str]) -> dict[str, runs.Count]:
@@ -53,7 +76,7 @@ def table(asked: argparse.Namespace, kinds: list[str]) -> dict[str, runs.Count]:
     for kind in kinds:
         trials = runs.Trials(asked.folder, kind, runs.Count())
         trials.undisturbed()
-        say(f"{kind}: an undisturbed run takes {trials.seconds:.1f} s")
+        say(f"{kind}: an undisturbed run takes {trials.seconds:.1f} s and {trials.operations} operations on its files")
 
         if "runs" not in parts:
             continue

@@ -27,6 +27,7 @@ ARGUMENTS = {
     ],
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+GOLDEN = 0.6180339887498949
 MOMENTARY = ("seconds", "tasks_per_second", "simulator_share", "crc32")
 """What differs between two runs of the same bits."""
 
@@ -40,6 +41,7 @@ class Count:
     silent: int = 0
     tracebacks: int = 0
     told: int = 0
+    left: int = 0
     remarks: list[str] = field(default_factory=list)
 
     def note(self, remark: str) -> None:
@@ -104,29 +106,53 @@ def at_operation(run: Path, number: int, act: Callable[[], None]) -> Callable[[]
     def install() -> None:
         seen = 0
 
-        def meet(path: Any) -> None:
+        def count() -> None:
             nonlocal seen
-            if isinstance(path, int) or str(run) in os.fsdecode(path):
-                seen += 1
-                if seen == number + 1:
-                    act()
+            seen += 1
+            if seen == number + 1:
+                act()
 
-        def hook(event: str, given: tuple[Any, ...]) -> None:
-            if (
-                event == "open" and isinstance(given[0], str | bytes) and given[2] is not None and given[2] & WRITING
-            ) or event in ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"):
-                meet(given[0])
-
-        flush = os.fsync
-
-        def fsync(descriptor: int) -> None:
-            meet(descriptor)
-            flush(descriptor)
-
-        os.fsync = fsync
-        sys.addaudithook(hook)
+        at_each(run, count)
 
     return install
+
+
+def at_each(run: Path, act: Callable[[], Any]) -> None:
+    """Have this process do something at each of its operations on the files of a run."""
+
+    def meet(path: Any) -> None:
+        if isinstance(path, int) or str(run) in os.fsdecode(path):
+            act()
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        if (
+            event == "open" and isinstance(given[0], str | bytes) and given[2] is not None and given[2] & WRITING
+        ) or event in ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"):
+            meet(given[0])
+
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        meet(descriptor)
+        flush(descriptor)
+
+    os.fsync = fsync
+    sys.addaudithook(hook)
+
+
+def counted_in(run: Path, file: Path) -> Callable[[], None]:
+    """Have a process write one byte for each operation on the files of a run."""
+
+    def install() -> None:
+        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        at_each(run, lambda: os.write(number, b"."))
+
+    return install
+
+
+def evenly(number: int) -> list[int]:
+    """The numbers below one, in an order whose every beginning is spread over all of them."""
+    return sorted(range(number), key=lambda place: (place * GOLDEN) % 1.0)
 
 
 def die() -> None:
@@ -178,17 +204,22 @@ class Trials:
     count: Count
     reference: Any = None
     seconds: float = 0.0
+    operations: int = 0
 
     def undisturbed(self) -> None:
         run = self.folder / f"{self.kind}-reference"
         for attempt in range(2):  # the first one fills the cache of compiled programs
             shutil.rmtree(run, ignore_errors=True)
             began = time.monotonic()
-            status = ended(start(self.folder, self.kind, run))
+            operations = self.folder / "operations"
+            status = ended(start(self.folder, self.kind, run, counted_in(run, operations)))
             if status != 0:
                 raise RuntimeError(f"attempt {attempt}: status {status}: {self.said()}")
             self.seconds = time.monotonic() - began
+            self.operations = operations.stat().st_size
         self.reference = outcome(run)
+        if left := leftovers(run):
+            raise RuntimeError(f"left behind: {left}")
 
     def said(self) -> str:
         return (self.folder / "said").read_text(errors="replace")
@@ -208,6 +239,9 @@ class Trials:
             self.count.note(f"{self.kind}: status {status}: {self.said()[-300:]}")
         else:
             self.compare(run)
+            if left := leftovers(run):
+                self.count.left += 1
+                self.count.note(f"{self.kind}: left behind: {left}")
         shutil.rmtree(run, ignore_errors=True)
 
     def compare(self, run: Path) -> None:
@@ -239,23 +273,18 @@ class Trials:
         if run.exists():
             self.finish(run)
 
-    def at_each_operation(self, act: Callable[[int], Callable[[], None]], until: float, stride: int = 1) -> int:
-        """Disturb a fresh run at each operation on its files, and let it end in peace; the number of operations."""
-        for number in range(0, 10_000, stride):
+    def at_each_operation(self, act: Callable[[int], Callable[[], None]], until: float, stride: int = 1) -> None:
+        """Disturb a fresh run at each operation on its files, in an order that spreads over all of them, and let it end
+        in peace.
+        """
+        numbers = range(0, self.operations, stride)
+        for place in evenly(len(numbers)):
             if time.monotonic() > until:
-                return number
-            run = self.folder / f"{self.kind}-operation"
-            status = ended(start(self.folder, self.kind, run, at_operation(run, number, act(number))))
-            through = self.judged(status)
-            untouched = through and not leftovers(run) and act is killing
-            if untouched:  # it has fewer operations than that
-                shutil.rmtree(run, ignore_errors=True)
-                return number
+                return
+            number, run = numbers[place], self.folder / f"{self.kind}-operation"
+            self.judged(ended(start(self.folder, self.kind, run, at_operation(run, number, act(number)))))
             self.count.tried += 1
             self.finish(run)
-            if act is not killing and number > 400:
-                return number
-        return 10_000
 
     def cut_off(self, sizes: tuple[int, ...], until: float) -> None:
         """No file may grow beyond a size: what is written is cut off there."""

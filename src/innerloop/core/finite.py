@@ -1,10 +1,11 @@
 """An update that is made only where its numbers are numbers."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 SKIPPED = "skipped"
 """The metric that is 1 of a step that was left out because its gradient is not finite."""
@@ -24,12 +25,14 @@ def all_finite(tree: Any) -> Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves] or [True]))
 
 
-def updated_where(usable: Array, after: Tree, before: Tree) -> Tree:
-    """`after` where an update is usable, otherwise `before`, leaf by leaf; no NaN of the one reaches the other.
+def updated_where(usable: Array, update: Callable[[Tree], Tree], before: Tree) -> Tree:
+    """`update(before)` where the update is usable, otherwise `before`; no NaN of the one reaches the other.
+
+    A branch, and not a choice number by number: the choice would read and copy all of `before` once more.
 
     Args:
         usable: a boolean scalar.
-        after: a pytree of arrays and keys.
-        before: another of the same structure.
+        update: gives a tree of the same structure, shapes and types.
+        before: a pytree of arrays and keys.
     """
-    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), after, before)
+    return lax.cond(usable, update, lambda unchanged: unchanged, before)

@@ -205,10 +205,13 @@ def moved(
 ) -> MetaState:
     """The state after a step of the optimiser along a meta-gradient, which counts but moves nothing if not `usable`."""
     trainable, constant = split(state.meta, differentiable(state.meta))
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, trainable)
-    after = optax.apply_updates(trainable, updates), optimizer_state
-    if usable is not None:
-        after = updated_where(usable, after, (trainable, state.optimizer))
+
+    def update(before: tuple[Any, optax.OptState]) -> tuple[Any, optax.OptState]:
+        updates, optimizer_state = optimizer.update(gradients, before[1], before[0])
+        return optax.apply_updates(before[0], updates), optimizer_state
+
+    before = trainable, state.optimizer
+    after = update(before) if usable is None else updated_where(usable, update, before)
     return MetaState(merge(after[0], constant), after[1], state.step + 1, state.key)
 
 

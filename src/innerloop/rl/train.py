@@ -148,7 +148,7 @@ def train_step(
         learned, constant = split(state.meta, differentiable(state.meta))
         found, kept, metrics = outer.update(problem_of(constant, data, score, key), learned, state.optimizer)
         usable = all_finite((found, kept))
-        learned, kept = updated_where(usable, (found, kept), (learned, state.optimizer))
+        learned, kept = updated_where(usable, lambda _: (found, kept), (learned, state.optimizer))
         return RLState(merge(learned, constant), kept, state.step + 1, state.key), metrics | {SKIPPED: 1.0 - usable}
 
     def collected(meta: Meta, key: PRNGKey, number: Array) -> tuple[Any, Metrics]:

@@ -18,8 +18,8 @@ TREES, LEAVES, SMALLEST_LEAF = 150, 31, 20
 FOLDS = 4
 ROWS_OF_ONE_THREAD = 50_000
 """Up to which more threads wait for each other longer than they work, above all where other programs run."""
-BLOCK = 65536
-"""Rows that go through the trees at once."""
+PLACES = 2**14
+"""Rows times trees that are followed at once."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,22 @@ class Trees:
         Args:
             x: features, `[rows, features]`.
         """
-        feature, threshold, left, right, value = self._arrays
+        roots, feature, threshold, following, value = self._arrays
         scores = np.tile(np.array(self.constant), (len(x), 1))
-        for start in range(0, len(x), BLOCK):
-            block = np.asarray(x[start : start + BLOCK], np.float64)
-            rows = np.arange(len(block))
-            for i, root in enumerate(self.roots):
-                if root < 0:
-                    continue
-                at = np.full(len(block), root)
-                while (inner := feature[at] >= 0).any():
-                    smaller = block[rows, np.maximum(feature[at], 0)] <= threshold[at]
-                    at = np.where(inner, np.where(smaller, left[at], right[at]), at)
-                scores[start : start + BLOCK, i % self.outputs] += value[at]
+        if not len(roots):
+            return scores
+        block = max(1, PLACES // len(roots))
+        for start in range(0, len(x), block):
+            rows = np.asarray(x[start : start + block], np.float64)
+            each = np.arange(len(rows))[:, None]
+            at = np.tile(roots, (len(rows), 1))
+            while True:
+                smaller = rows[each, feature[at]] <= threshold[at]
+                after = following[2 * at + smaller]
+                if np.array_equal(after, at):
+                    break
+                at = after
+            scores[start : start + block] += value[at].reshape(len(rows), -1, self.outputs).sum(axis=1)
         return scores
 
     def to_json(self) -> dict[str, Any]:
@@ -141,12 +144,23 @@ class Trees:
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, ...]:
+        """Roots, features, thresholds, the nodes that follow (for larger values, for the others), and values.
+
+        A leaf is followed by itself, so that rows may be led through all trees at once; a tree that is missing is one
+        more leaf, of value 0.
+        """
+        nodes = np.arange(len(self.feature) + 1)
+        leaf = np.append(np.array(self.feature, np.int64) < 0, True)
+        right, left = (
+            np.where(leaf, nodes, np.append(np.array(side, np.int64), 0)) for side in (self.right, self.left)
+        )
+        roots = np.array(self.roots, np.int64)
         return (
-            np.array(self.feature, np.int64),
-            np.array(self.threshold),
-            np.array(self.left, np.int64),
-            np.array(self.right, np.int64),
-            np.array(self.value),
+            np.where(roots < 0, nodes[-1], roots),
+            np.where(leaf, 0, np.append(np.array(self.feature, np.int64), 0)),
+            np.append(np.array(self.threshold, np.float64), 0.0),
+            np.stack([right, left], axis=1).ravel(),
+            np.append(np.array(self.value, np.float64), 0.0),
         )
 
 
