@@ -50,6 +50,7 @@ lint: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.grouped_page --check
 	$(BIN)/python -m benchmarks.stability page --check
 	$(BIN)/python -m benchmarks.twenty_ways --check
+	$(BIN)/python -m benchmarks.fields --check
 
 docs: .venv/.ready-dev
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
@@ -70,6 +71,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.grouped_page
 	$(BIN)/python -m benchmarks.stability page
 	$(BIN)/python -m benchmarks.twenty_ways
+	$(BIN)/python -m benchmarks.fields
 
 bench: .venv-bench/.ready
 	.venv-bench/bin/python -m benchmarks.peers $(if $(CASES),--cases $(CASES)) $(OPTIONS)

@@ -20,7 +20,12 @@ from innerloop.runs.codec import flag, leaves
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PICTURE = ROOT / "docs" / "images" / "sinusoid.svg"
+IMAGES = ROOT / "docs" / "images"
+PICTURES = {
+    "sinusoid-seed0": ("Fits on unseen tasks", "sinusoid.svg"),
+    "neural-field-ct-seed0": ("Images from few projections", "neural-field-ct.svg"),
+}
+"""The run that gives a page its picture, the heading above that in its report, and its file."""
 FILM = "data:image/gif;base64,"
 
 
@@ -48,11 +53,12 @@ def record(path: Path) -> Path:
     target = RESULTS / f"{name}.json"
     RESULTS.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
-    if name == "sinusoid-seed0":
-        fits = run.report.read_text().split("Fits on unseen tasks", 1)[1]
-        PICTURE.write_text(fits[fits.index("<svg") : fits.index("</svg>")] + "</svg>\n")
+    if name in PICTURES:
+        section, picture = PICTURES[name]
+        shown = run.report.read_text().split(section, 1)[1]
+        (IMAGES / picture).write_text(shown[shown.index("<svg") : shown.index("</svg>")] + "</svg>\n")
     if name == f"{config.recipe}-seed0" and FILM in (page := run.report.read_text()):
-        film = PICTURE.with_name(f"{config.recipe}-gaits.gif")
+        film = IMAGES / f"{config.recipe}-gaits.gif"
         film.write_bytes(base64.b64decode(page.split(FILM, 1)[1].split('"', 1)[0]))
     return target
 

@@ -16,6 +16,7 @@ from innerloop.workloads.episodes.recipes import METHODS
 RECIPES = workloads.recipes()
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+FIELD = "neural-field-ct"
 START, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 
 
@@ -112,6 +113,8 @@ def score(evaluation: dict[str, Any], row: dict[str, Any], step: int) -> str:
 
 
 def unit(text: str, recipe: str) -> str:
+    if recipe == FIELD:
+        return f"{text} dB"
     return text if recipe.startswith(("sinusoid", "demo", "rl-")) else f"{text} %"
 
 
@@ -121,9 +124,9 @@ def page() -> str:
         "# Measured results",
         "",
         "Written by `make results` from `benchmarks/results/`, where each file holds the command, commit, seed, "
-        "versions and machine of its run. Scores are means over 600 test tasks with their 95 % interval. Accuracies: "
-        "*ours* is transductive (a task's query images are normalised together), as the published figures are; "
-        "*inductive* classifies each query image alone. Returns are undiscounted, means over "
+        "versions and machine of its run. Scores are means over 600 test tasks (20 phantoms) with their 95 % interval. "
+        "Accuracies: *ours* is transductive (a task's query images are normalised together), as the published figures "
+        "are; *inductive* classifies each query image alone. Returns are undiscounted, means over "
         "the 40 test tasks of the published results.",
         "",
         short_table(),
@@ -173,7 +176,7 @@ def section(result: dict[str, Any]) -> list[str]:
         last = len(table["rows"][0]["metrics"][evaluation["metric"]]["mean"]) - 1
         steps = [step for step in (0, 1, 3, 5, 10) if step <= last] if last > 3 else list(range(last + 1))
         lines += [
-            f"| {table['shots']}-shot, {evaluation['unit']} | step size | "
+            f"| {table['shots']}-{'view' if result['recipe'] == FIELD else 'shot'}, {evaluation['unit']} | step size | "
             f"{' | '.join(f'after {step}' for step in steps)} |",
             "|---|---|" + "---|" * len(steps),
         ]

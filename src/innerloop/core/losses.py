@@ -1,5 +1,6 @@
 r"""Losses of one task, built from a model and a criterion."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -130,6 +131,35 @@ def supervised(model: Model, criterion: Criterion, statistics: Statistics = "bat
         return value, means
 
     return loss
+
+
+def with_psnr(loss: Loss, peak: float = 1.0) -> Loss:
+    r"""The same loss of squared errors, with the peak signal-to-noise ratio as a metric.
+
+    $$ \text{psnr} = 10 \log_{10} \frac{\text{peak}^2}{\text{mean squared error}} \text{ dB} $$
+
+    It belongs to the whole batch, such as the pixels of an image: the mean over pixels of a ratio would mean nothing.
+
+    Args:
+        loss: the mean squared error of a batch, such as `supervised(model, squared_error)`.
+        peak: the largest value that targets can have.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from innerloop import Examples, losses, models
+        >>> image = models.from_functions(lambda key: jnp.zeros(()), lambda params, x: params + 0 * x)
+        >>> loss = losses.with_psnr(losses.supervised(image, losses.squared_error))
+        >>> metrics = loss(0.1, Examples(jnp.zeros((4, 1)), jnp.zeros((4, 1))), jax.random.key(0))[1]
+        >>> print(metrics["psnr"])
+        20.0
+    """
+
+    def judged(params: Params, batch: Batch, key: PRNGKey) -> tuple[Scalar, Metrics]:
+        value, metrics = loss(params, batch, key)
+        least = jnp.finfo(value.dtype).tiny
+        return value, {**metrics, "psnr": 20 * math.log10(peak) - 10 * jnp.log10(jnp.maximum(value, least))}
+
+    return judged
 
 
 def stateful(model: Model, criterion: Criterion) -> StatefulLoss:

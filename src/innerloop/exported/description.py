@@ -79,6 +79,9 @@ def card(description: Description) -> str:
         example = ["x = model.read_images(support_files)", "task = model.adapt(x, labels)"]
         example += ["task.predict(model.read_images(query_files))"]
         reading = [f"- {description.image.describe()}, scaled to 0..1; `read_images` does so"]
+    if network.kind == "field":
+        example = ["x: points along rays, [rays, points, 2], in sides of the image from its middle; y: their means"]
+        example += ["task = model.adapt(x, y)", "task.predict(pixels[:, None])  # [pixels, 2]: the image"]
     what = f"one of up to {description.ways} classes" if description.task == "classification" else "real numbers"
     normalised = f", normalisation: {description.normalisation}" if network.normalised else ""
     lines = [

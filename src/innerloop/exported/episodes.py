@@ -109,10 +109,12 @@ class EpisodesModel:
         shape, array = self.description.network.inputs, np.asarray(x)
         if shape == (1,) and array.ndim == 1:
             array = array[:, None]
-        if array.dtype.kind not in "iufb" or array.shape[1:] != shape:
+        wanted = ("points", *shape[1:]) if self.description.network.kind == "field" else shape
+        fits = array.shape[2:] == shape[1:] and array.ndim == 3 if "points" in wanted else array.shape[1:] == shape
+        if array.dtype.kind not in "iufb" or not fits:
             raise InnerloopError(
                 f"x has the shape {list(array.shape)} and the type {array.dtype}; this model takes numbers of the "
-                f"shape [examples, {', '.join(map(str, shape))}]."
+                f"shape [examples, {', '.join(map(str, wanted))}]."
             )
         if self.description.image is not None and array.dtype == np.uint8:
             array = array.astype(np.float32) / 255

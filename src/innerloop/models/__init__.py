@@ -4,6 +4,7 @@ from innerloop.models.adapters import from_equinox, from_linen, from_nnx
 from innerloop.models.base import Apply, Kept, Model, from_functions
 from innerloop.models.convnet import SHIFT_ONLY, convnet
 from innerloop.models.description import NetworkDescription, from_description
+from innerloop.models.field import neural_field
 from innerloop.models.layers import glorot, normal, truncated_normal
 from innerloop.models.lora import lora
 from innerloop.models.mlp import mlp
@@ -33,6 +34,7 @@ __all__ = [
     "in_precision",
     "lora",
     "mlp",
+    "neural_field",
     "normal",
     "per_step",
     "prototypical",

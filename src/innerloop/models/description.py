@@ -11,6 +11,7 @@ from innerloop import ops
 from innerloop.errors import InnerloopError
 from innerloop.models.base import Model
 from innerloop.models.convnet import convnet
+from innerloop.models.field import neural_field
 from innerloop.models.layers import glorot
 from innerloop.models.mlp import mlp
 from innerloop.models.norm import Normalisation, with_running_statistics
@@ -23,21 +24,25 @@ class NetworkDescription:
     """What a network is.
 
     Attributes:
-        kind: multilayer perceptron, four-convolution network, or twelve-layer residual network.
-        inputs: the shape of an example: height, width and channels of an image, or the number of features.
+        kind: multilayer perceptron, four-convolution network, twelve-layer residual network, or neural field.
+        inputs: the shape of an example: height, width and channels of an image, the number of features, or the points
+            (of which a field takes any number) and their coordinates.
         outputs: of the last layer.
-        widths: mlp: hidden layers; convnet: filters of each block, all the same; resnet12: filters of each block.
+        widths: mlp, field: hidden layers; convnet: filters of each block, all the same; resnet12: filters of each
+            block.
         downsample: convnet: how a block halves the image.
         normalised: whether layers normalise by batch statistics.
         scale: whether normalisation has a learned scale.
         shift: whether normalisation has a learned shift.
         running: whether running averages of these statistics are stored.
-        more_inputs: mlp: numbers beside the example, such as a context.
+        more_inputs: mlp, field: numbers beside the example, such as a context.
         precision: in which it computes.
         convolution: patches and a matrix product, or XLA's own.
+        frequencies: field: Fourier features, each a sine and a cosine.
+        bandwidth: field: standard deviation of their angular frequencies.
     """
 
-    kind: Literal["mlp", "convnet", "resnet12"]
+    kind: Literal["mlp", "convnet", "resnet12", "field"]
     inputs: tuple[int, ...]
     outputs: int
     widths: tuple[int, ...]
@@ -49,6 +54,8 @@ class NetworkDescription:
     more_inputs: int = 0
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     convolution: Literal["patches", "lax"] = "patches"
+    frequencies: int = 256
+    bandwidth: float = 30.0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NetworkDescription":
@@ -84,6 +91,14 @@ def from_description(network: NetworkDescription) -> Model:
     if network.kind == "mlp":
         inputs = int(np.prod(network.inputs)) + network.more_inputs
         model = mlp(inputs, network.widths, network.outputs, initializer=glorot, normalisation=normalisation)
+    elif network.kind == "field":
+        model = neural_field(
+            network.widths,
+            frequencies=network.frequencies,
+            bandwidth=network.bandwidth,
+            dimensions=network.inputs[-1],
+            context=network.more_inputs,
+        )
     elif len(network.inputs) != 3:
         raise InnerloopError(f"A {network.kind} takes images, but the inputs are {list(network.inputs)}; use an mlp.")
     elif network.kind == "convnet":

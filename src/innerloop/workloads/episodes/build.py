@@ -20,11 +20,20 @@ from innerloop.models import Model
 from innerloop.runs.adjoint import as_laid_out
 from innerloop.tasks.images import require_episodes
 from innerloop.types import Adjoint, InnerRule, Loss, MetaLoss, TaskDistribution
-from innerloop.workloads.episodes.config import Config, GlyphTasks, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.config import (
+    Config,
+    GlyphTasks,
+    MiniImageNetTasks,
+    OmniglotTasks,
+    PhantomTasks,
+    SinusoidTasks,
+)
 from innerloop.workloads.episodes.data import glyphs, miniimagenet, omniglot
 from innerloop.workloads.episodes.data.omniglot import Labelled, Part
-from innerloop.workloads.episodes.network import network
+from innerloop.workloads.episodes.network import network, ways_of
 from innerloop.workloads.episodes.row import require_fitting, sizes_of, varied
+
+ACCURACY = ("accuracy", 100.0, "% correct")
 
 
 class Data(NamedTuple):
@@ -123,9 +132,12 @@ class Experiment:
         config = self.config
         if isinstance(config.tasks, SinusoidTasks):
             base: Any = tasks.Sinusoids(shots, queries, config.tasks.amplitude, config.tasks.phase, config.tasks.inputs)
+        elif isinstance(config.tasks, PhantomTasks):
+            trained = part == "train"
+            base = tasks.Phantoms(shots, config.tasks.resolution, queries, angles="random" if trained else "even")
         else:
             images = (self.data.parts or {})[part]
-            base = tasks.Episodes.from_labels(*images, ways=config.tasks.ways, shots=shots, queries=queries)
+            base = tasks.Episodes.from_labels(*images, ways=ways_of(config), shots=shots, queries=queries)
         return tasks.WithSupportStatistics(base) if "inductive" in self.eval_losses else base
 
     def remarks(self) -> list[str]:
@@ -159,7 +171,8 @@ class Experiment:
             InnerloopError: naming the part of the data that cannot give them.
         """
         settings, evaluation = self.config.tasks, self.config.evaluation
-        if isinstance(settings, SinusoidTasks) or not self.data.parts:
+        ways = ways_of(self.config)
+        if not ways or not self.data.parts:
             self.training_tasks()
             return
         for part, images in self.data.parts.items():
@@ -167,17 +180,15 @@ class Experiment:
             for shots in (settings.shots,) if training else evaluation.shots:
                 queries = settings.queries if training else evaluation.queries
                 try:
-                    require_episodes(images.y, ways=settings.ways, shots=shots, queries=queries)
+                    require_episodes(images.y, ways=ways, shots=shots, queries=queries)
                 except InnerloopError as error:
                     raise InnerloopError(f"The {part} part of the data does not give such episodes: {error}") from error
 
     def scale_metric(self) -> tuple[str, float, str]:
         """What a score is: its metric, the factor to its unit, and the unit."""
-        return (
-            ("loss", 1.0, "mean squared error")
-            if self.config.kind == "regression"
-            else ("accuracy", 100.0, "% correct")
-        )
+        if isinstance(self.config.tasks, PhantomTasks):
+            return "psnr", 1.0, "PSNR in dB"
+        return ("loss", 1.0, "mean squared error") if self.config.kind == "regression" else ACCURACY
 
 
 def build(config: Config, announce: Callable[[str], None]) -> Experiment:
@@ -221,6 +232,8 @@ def assemble(config: Config, data: Data) -> Experiment:
 def _judges(config: Config, model: Model, criterion: losses.Criterion) -> dict[str, Loss]:
     """The losses by which query sets are evaluated at test, by name."""
     chosen = config.network.normalisation
+    if isinstance(config.tasks, PhantomTasks):
+        return {"query": losses.with_psnr(losses.supervised(model, criterion))}
     if chosen == "none":
         return {"query": losses.supervised(model, criterion)}
     inductive = "running" if chosen == "running" else "support"

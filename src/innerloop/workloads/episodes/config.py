@@ -97,17 +97,31 @@ class GlyphTasks:
     """whether each letter turned by 90, 180 and 270 degrees is a further class"""
 
 
-Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks | GlyphTasks
+@dataclass(frozen=True)
+class PhantomTasks:
+    """Heads of random ellipses (Shepp-Logan), of which a few projections are given and the image is asked."""
+
+    KIND: ClassVar[str] = "phantoms"
+
+    shots: Count = 20
+    """views of a training phantom, from random directions"""
+    queries: Whole = 0
+    """pixels of the image that a training task is judged by; 0: all"""
+    resolution: Annotated[int, Bounds(2, 4096)] = 256
+    """pixels along a side of the image, rays of a view, points of a ray"""
+
+
+Tasks: TypeAlias = SinusoidTasks | OmniglotTasks | MiniImageNetTasks | GlyphTasks | PhantomTasks
 
 
 @dataclass(frozen=True)
 class Network:
     """The network. A setting that does not concern its kind is refused by `check`, never ignored."""
 
-    kind: Literal["mlp", "convnet", "resnet12"] = "mlp"
-    """multilayer perceptron, four-convolution network, or twelve-layer residual network"""
+    kind: Literal["mlp", "convnet", "resnet12", "field"] = "mlp"
+    """multilayer perceptron, four-convolution network, twelve-layer residual network, or neural field"""
     widths: tuple[int, ...] = (40, 40)
-    """mlp: hidden layers; convnet: filters of each block; resnet12: filters of each block"""
+    """mlp, field: hidden layers; convnet: filters of each block; resnet12: filters of each block"""
     downsample: Literal["stride", "max-pool"] = "stride"
     """convnet: how a block halves the image"""
     normalisation: Literal["transductive", "support", "running", "none"] = "none"
@@ -120,6 +134,10 @@ class Network:
     """whether the inner loop adapts scale and shift"""
     running_decay: BelowOne = 0.9
     """decay of the running averages"""
+    frequencies: Count = 256
+    """field: Fourier features, each a sine and a cosine"""
+    bandwidth: Positive = 30.0
+    """field: standard deviation of their angular frequencies, for a side of the image"""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     """in which the network computes; what is learned stays float32 under bfloat16, and is float64 under float64"""
 
@@ -135,7 +153,7 @@ class Inner:
     optimizer: Literal["sgd", "adam"] = "sgd"
     """gradient descent, or Adam without momentum (its first decay 0), as Reptile takes it"""
     batch: Whole = 0
-    """support examples of an inner step in training, drawn without replacement; 0: all"""
+    """support examples (of phantoms: rays) of an inner step in training, drawn without replacement; 0: all"""
     bound_growth: NotNegative = 0.0
     """largest norm of an inner gradient relative to the task's first, in training and at test; 0 for no bound"""
     bound_norm: NotNegative = 0.0
@@ -193,7 +211,8 @@ class Evaluation:
     tasks: Annotated[int, Bounds(2, LARGEST)] = 600
     """test tasks"""
     shots: tuple[int, ...] = (5,)
-    """support examples (of each class) of a test task, one table each; the first is what the report shows"""
+    """support examples (of each class; of phantoms: views) of a test task, one table each; the first is what the
+    report shows"""
     queries: Count = 100
     """query examples (of each class) of a test task"""
     steps: Whole = 10
@@ -207,6 +226,9 @@ class Evaluation:
     """whether to compare with training from scratch and with pre-training on all tasks"""
     baseline_iterations: Count = 2000
     """gradient steps of the pre-training"""
+    modulations: Whole = 0
+    """cavia on phantoms: how many further ones are fitted and exported as a data set, a context and an image's
+    parameters each"""
 
 
 @dataclass(frozen=True)
@@ -234,7 +256,17 @@ class Config:
 
     @property
     def kind(self) -> Kind:
-        return "regression" if isinstance(self.tasks, SinusoidTasks) else "classification"
+        return "regression" if isinstance(self.tasks, SinusoidTasks | PhantomTasks) else "classification"
+
+    @property
+    def test_queries(self) -> int:
+        """Query examples (of each class) of a test task; 0 for all."""
+        return 0 if isinstance(self.tasks, PhantomTasks) else self.evaluation.queries
+
+    @property
+    def shot(self) -> str:
+        """What a support set is made of."""
+        return "view" if isinstance(self.tasks, PhantomTasks) else "shot"
 
 
 def check(config: Config) -> None:
@@ -258,6 +290,8 @@ def check(config: Config) -> None:
         )
     if isinstance(config.tasks, OmniglotTasks) and config.tasks.split == "vinyals" and config.tasks.split_seed:
         raise InnerloopError("--tasks.split-seed has no effect with --tasks.split vinyals; leave one of them out.")
+    if isinstance(config.tasks, PhantomTasks):
+        _check_phantoms(config, config.tasks)
     network, default = config.network, Network()
     without_effect = {
         "downsample": network.kind != "convnet",
@@ -265,6 +299,8 @@ def check(config: Config) -> None:
         "shift": network.normalisation == "none",
         "adapt_normalisation": network.normalisation == "none",
         "running_decay": network.normalisation != "running",
+        "frequencies": network.kind != "field",
+        "bandwidth": network.kind != "field",
     }
     for name, unused in without_effect.items():
         if unused and vars(network)[name] != vars(default)[name]:
@@ -272,7 +308,34 @@ def check(config: Config) -> None:
                 f"--network.{flag(name)} has no effect with --network.kind {network.kind} and "
                 f"--network.normalisation {network.normalisation}; leave it out, or change these."
             )
-    if config.network.kind == "mlp" and config.layout.convolution != "auto":
-        raise InnerloopError("--layout.convolution has no effect with --network.kind mlp; leave it out.")
-    if config.network.kind != "mlp" and config.kind == "regression":
-        raise InnerloopError(f"--network.kind is {config.network.kind}, which takes images; for sinusoids use mlp.")
+    if network.kind in ("mlp", "field") and config.layout.convolution != "auto":
+        raise InnerloopError(f"--layout.convolution has no effect with --network.kind {network.kind}; leave it out.")
+    if network.kind == "field" and not isinstance(config.tasks, PhantomTasks):
+        raise InnerloopError("--network.kind is field, which takes points of an image; only phantoms have them.")
+    if network.kind in ("convnet", "resnet12") and config.kind == "regression":
+        raise InnerloopError(f"--network.kind is {network.kind}, which takes images; for sinusoids use mlp.")
+    if config.evaluation.modulations and not (isinstance(config.tasks, PhantomTasks) and config.algorithm == "cavia"):
+        raise InnerloopError(
+            "--evaluation.modulations has no effect but with --algorithm cavia on phantoms; leave it out."
+        )
+
+
+def _check_phantoms(config: Config, tasks: PhantomTasks) -> None:
+    """Refuse what does not fit phantoms."""
+    if config.network.kind != "field" or config.network.normalisation != "none":
+        raise InnerloopError(
+            f"--network.kind is {config.network.kind} with --network.normalisation {config.network.normalisation}; "
+            "phantoms take a field without normalisation."
+        )
+    if tasks.queries > tasks.resolution**2:
+        raise InnerloopError(
+            f"--tasks.queries is {tasks.queries}, but an image of {tasks.resolution} x {tasks.resolution} has "
+            f"{tasks.resolution**2} pixels; ask for at most as many, or 0 for all."
+        )
+    if config.evaluation.queries != Evaluation().queries:
+        raise InnerloopError("--evaluation.queries has no effect on phantoms, whose whole image counts; leave it out.")
+    if config.inner.batch > tasks.shots * tasks.resolution:
+        raise InnerloopError(
+            f"--inner.batch is {config.inner.batch}, but {tasks.shots} views have {tasks.shots * tasks.resolution} "
+            "rays; lower it, or 0 for all."
+        )

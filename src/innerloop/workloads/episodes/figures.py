@@ -13,8 +13,10 @@ from innerloop.core.outer import sample_task as sample_one
 from innerloop.core.trees import path_name
 from innerloop.runs import plots
 from innerloop.types import Meta
+from innerloop.workloads.episodes import scoring
 from innerloop.workloads.episodes.build import Experiment
-from innerloop.workloads.episodes.config import SinusoidTasks
+from innerloop.workloads.episodes.config import PhantomTasks, SinusoidTasks
+from innerloop.workloads.episodes.network import ways_of
 
 RIGHT, WRONG = "#009e73", "#d55e00"
 PATH_BYTES = 2 * 2**30
@@ -51,8 +53,7 @@ def sinusoid_fits(experiment: Experiment, meta: Meta, tasks: int = 3) -> str:
 def episode(experiment: Experiment, meta: Meta, queries: int = 2) -> str:
     """A test episode: its support images, and its query images with the predictions before and after adaptation."""
     config = experiment.config
-    assert not isinstance(config.tasks, SinusoidTasks)
-    shots, ways = config.evaluation.shots[0], config.tasks.ways
+    shots, ways = config.evaluation.shots[0], ways_of(config)
     distribution = experiment.distribution("test", shots, queries)
     key = jax.random.key(config.evaluation.seed)
     task = sample_task(distribution, key)
@@ -122,3 +123,44 @@ def _trajectory(experiment: Experiment, steps: int) -> Any:
         adapt, experiment.loss, rule=experiment.rule, steps=steps, adjoint=experiment.forward, trajectory=True
     )
     return jax.jit(lambda meta, support, key: run(meta, support, key).trajectory)
+
+
+def reconstructions(experiment: Experiment, meta: Meta, scratch_rate: float, phantoms: int = 4) -> str:
+    """Test phantoms, and the images found from a random start and from the learned one after all inner steps."""
+    config = experiment.config
+    assert isinstance(config.tasks, PhantomTasks)
+    side, steps = config.tasks.resolution, config.evaluation.steps
+    distribution = experiment.distribution("test", config.evaluation.shots[0], 0)
+    plain = scoring.without_algorithm(experiment, scratch_rate)
+    starts = {
+        "random start": (plain, Meta(scoring.random_start(plain), ())),
+        "learned start": (experiment, meta),
+    }
+    figure, axes = plots.pyplot().subplots(3, phantoms, figsize=(2.3 * phantoms, 7.4), squeeze=False)
+    for i in range(phantoms):
+        sample_key, task_key = jax.random.split(jax.random.fold_in(scoring.test_key(config), i))  # as `evaluate` draws
+        task = sample_task(distribution, sample_key)
+        images = {"phantom": np.asarray(task.query.y)}
+        for name, (of_start, learned) in starts.items():
+            images[name] = np.asarray(_image(of_start, steps)(learned, task, task_key))
+        for axis, (name, image) in zip(axes[:, i], images.items(), strict=True):
+            axis.imshow(image.reshape(side, side), cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            error = np.mean((image - images["phantom"]) ** 2)
+            axis.set_xlabel(f"{-10 * np.log10(error):.1f} dB" if error else "", fontsize=8, labelpad=2)
+            axis.grid(visible=False)
+            if i == 0:
+                axis.set_ylabel(name, fontsize=9)
+    return plots.as_svg(figure)
+
+
+def _image(experiment: Experiment, steps: int) -> Any:
+    """What the adapted network makes of the query points."""
+    run = partial(adapt, experiment.loss, rule=experiment.rule, steps=steps, adjoint=experiment.forward)
+
+    @jax.jit
+    def image(meta: Meta, task: Any, key: Any) -> Any:
+        params = run(meta, task.support, jax.random.split(key)[0]).params
+        return experiment.model.apply(params, task.query.x)
+
+    return image

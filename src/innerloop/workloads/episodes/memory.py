@@ -94,9 +94,9 @@ def fitted(experiment: Experiment, state: MetaState, say: Callable[[str], None])
 def describe(experiment: Experiment, state: MetaState) -> str:
     """The memory plan of an experiment, in lines of 80 columns."""
     config, layout = experiment.config, experiment.layout
-    tasks = experiment.training_tasks()
 
     def needed(other: Experiment) -> Memory:
+        tasks = other.training_tasks()  # with one batch for each inner step, where each has its own
         return memory_of(compiled_steps(other, layout.replicate(state), layout.replicate(tasks)))
 
     now = needed(experiment)

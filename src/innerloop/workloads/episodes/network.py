@@ -3,7 +3,7 @@
 from innerloop import models
 from innerloop.errors import InnerloopError
 from innerloop.models import Model, NetworkDescription
-from innerloop.workloads.episodes.config import Config, GlyphTasks, MiniImageNetTasks, OmniglotTasks, SinusoidTasks
+from innerloop.workloads.episodes.config import Config, GlyphTasks, MiniImageNetTasks, OmniglotTasks, PhantomTasks
 from innerloop.workloads.episodes.data import glyphs, miniimagenet, omniglot
 
 IMAGE_SHAPES = {
@@ -31,7 +31,8 @@ def described_network(config: Config, outputs: int | None = None, more_inputs: i
         InnerloopError: if the configuration gives none.
     """
     net, image = config.network, IMAGE_SHAPES.get(type(config.tasks))
-    if net.kind != "mlp" and image is None:
+    points = (config.tasks.resolution, 2) if isinstance(config.tasks, PhantomTasks) else None
+    if net.kind != "mlp" and image is None and points is None:
         raise InnerloopError(f"--network.kind {net.kind} takes images; for these tasks use mlp.")
     if net.kind == "resnet12" and net.normalisation == "none":
         raise InnerloopError(
@@ -39,8 +40,8 @@ def described_network(config: Config, outputs: int | None = None, more_inputs: i
         )
     return NetworkDescription(
         kind=net.kind,
-        inputs=image or (1,),
-        outputs=outputs or (1 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways),
+        inputs=image or points or (1,),
+        outputs=outputs or ways_of(config) or 1,
         widths=net.widths,
         downsample=net.downsample,
         normalised=net.normalisation != "none",
@@ -50,4 +51,11 @@ def described_network(config: Config, outputs: int | None = None, more_inputs: i
         more_inputs=more_inputs,
         precision=net.precision,
         convolution="lax" if config.layout.convolution == "lax" else "patches",
+        frequencies=net.frequencies,
+        bandwidth=net.bandwidth,
     )
+
+
+def ways_of(config: Config) -> int:
+    """The classes of a task; 0 of a regression."""
+    return config.tasks.ways if isinstance(config.tasks, OmniglotTasks | MiniImageNetTasks | GlyphTasks) else 0

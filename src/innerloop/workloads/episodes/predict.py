@@ -13,9 +13,10 @@ from innerloop.exported.description import Description
 from innerloop.pictures import ImageFormat, images_below
 from innerloop.runs import machine, predictions
 from innerloop.types import Meta
+from innerloop.workloads.episodes import modulations
 from innerloop.workloads.episodes.build import Experiment
-from innerloop.workloads.episodes.config import Config, GlyphTasks, OmniglotTasks, SinusoidTasks
-from innerloop.workloads.episodes.network import IMAGE_SHAPES, described_network
+from innerloop.workloads.episodes.config import Config, GlyphTasks, OmniglotTasks
+from innerloop.workloads.episodes.network import IMAGE_SHAPES, described_network, ways_of
 
 MODEL_CHOICE = "choose a model of Omniglot or miniImageNet, or adapt it in Python: innerloop.load(folder)"
 
@@ -33,12 +34,13 @@ def export(experiment: Experiment, meta: Meta, folder: Path, result: Mapping[str
         InnerloopError: if it cannot be written.
     """
     episodes.save(folder, described(experiment, result), meta)
+    modulations.write(experiment, meta, folder)
 
 
 def described(experiment: Experiment, result: Mapping[str, Any] | None) -> Description:
     """What an exported model is told to be."""
     config, row = experiment.config, experiment.algorithm
-    classes = 0 if isinstance(config.tasks, SinusoidTasks) else config.tasks.ways
+    classes = ways_of(config)
     context = config.variant.context if row.network == "context" else 0
     features = config.variant.features if row.network == "prototypes" and classes else 0
     facts = {

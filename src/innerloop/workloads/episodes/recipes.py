@@ -24,6 +24,7 @@ from innerloop.workloads.episodes.config import (
     Outer,
     SinusoidTasks,
 )
+from innerloop.workloads.episodes.fields import RECIPE as TOMOGRAPHY
 
 FINN = "Finn, Abbeel, Levine 2017 (arXiv 1703.03400)"
 NICHOL = "Nichol, Achiam, Schulman 2018 (arXiv 1803.02999)"
@@ -292,6 +293,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         "letters in matplotlib's typefaces, 20 classes, 1 example of each: images without a download, scripts held out",
         rows={"protonet": {"evaluation.steps": 1}},
     ),
+    "neural-field-ct": TOMOGRAPHY,
     "miniimagenet-5way-1shot": Recipe(
         lambda: _miniimagenet(1),
         "photographs, 5 classes, 1 example of each",

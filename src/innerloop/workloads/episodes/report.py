@@ -5,11 +5,11 @@ from html import escape
 from typing import Any
 
 from innerloop.runs import plots
-from innerloop.runs.results import Section, Table, adaptation_table, counted, row_name
+from innerloop.runs.results import Section, Table, adaptation_table, counted, measured, row_name
 from innerloop.types import Meta
 from innerloop.workloads.episodes import figures, scoring
 from innerloop.workloads.episodes.build import Experiment
-from innerloop.workloads.episodes.config import Config
+from innerloop.workloads.episodes.config import Config, PhantomTasks
 from innerloop.workloads.episodes.recipes import RECIPES, published_beside
 
 
@@ -17,7 +17,8 @@ def tables(result: Mapping[str, Any], config: Config) -> list[Table]:
     """For each number of shots the scores of each method after 0, 1, ... inner steps, beside the published ones."""
     return [
         adaptation_table(
-            f"{table['shots']}-shot, {result['unit']}: mean ± 95 % interval, {result['test_tasks']} test tasks",
+            f"{table['shots']}-{config.shot}, {result['unit']}: mean ± 95 % interval, "
+            f"{result['test_tasks']} test tasks",
             result,
             table,
             published=published_beside(config.recipe, config.algorithm),
@@ -31,7 +32,12 @@ def _notes(result: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
     """The step sizes of the baselines, which are chosen."""
     baselines = {row["method"]: row for row in table["rows"] if row["method"] in (scoring.SCRATCH, scoring.PRETRAINED)}
     chosen = [f"{row['learning_rate']:g} ({method})" for method, row in baselines.items()]
-    return [f"step sizes chosen on validation tasks: {', '.join(chosen)}"] if chosen else []
+    notes = [f"step sizes chosen on validation tasks: {', '.join(chosen)}"] if chosen else []
+    if gain := table.get("gain"):
+        steps, factor = len(gain["mean"]) - 1, result["factor"]
+        more = measured(gain["mean"][-1] * factor, gain["interval"][-1] * factor, 2, "+")
+        notes.append(f"difference to the {scoring.SCRATCH} after {steps} steps, paired over tasks: {more}")
+    return notes
 
 
 def sections(
@@ -51,7 +57,7 @@ def sections(
     config = experiment.config
     shown = [
         _adaptation(result, config),
-        _picture(experiment, meta),
+        _picture(experiment, meta, result),
         _fast_weights(experiment, meta),
         _learning(config, records),
     ]
@@ -62,10 +68,17 @@ def sections(
     return shown
 
 
+def scratch_rate(result: Mapping[str, Any]) -> float:
+    """The step size that the random start chose; the first of those tried if there was no such baseline."""
+    rows = [row for row in result["tables"][0]["rows"] if row["method"] == scoring.SCRATCH]
+    return float(rows[0]["learning_rate"]) if rows else scoring.FIELD_RATES[0]
+
+
 def _adaptation(result: Mapping[str, Any], config: Config) -> Section:
     published = published_beside(config.recipe, config.algorithm)
     parts = [
-        f"<h3>{counted(table['shots'], 'shot')}</h3><figure>{plots.adaptation_curve(result, table, published)}</figure>"
+        f"<h3>{counted(table['shots'], config.shot)}</h3>"
+        f"<figure>{plots.adaptation_curve(result, table, published)}</figure>"
         for table in result["tables"]
     ]
     caption = (
@@ -81,7 +94,15 @@ def _adaptation(result: Mapping[str, Any], config: Config) -> Section:
     return Section("What adaptation achieves", "".join(parts), caption)
 
 
-def _picture(experiment: Experiment, meta: Meta) -> Section:
+def _picture(experiment: Experiment, meta: Meta, result: Mapping[str, Any]) -> Section:
+    if isinstance(experiment.config.tasks, PhantomTasks):
+        return Section(
+            "Images from few projections",
+            f"<figure>{figures.reconstructions(experiment, meta, scratch_rate(result))}</figure>",
+            f"Unseen phantoms, and what {counted(experiment.config.evaluation.steps, 'inner step')} make of "
+            f"{counted(experiment.config.evaluation.shots[0], 'view')} from a random start and from the learned one; "
+            "PSNR in dB.",
+        )
     if experiment.config.kind == "regression":
         return Section(
             "Fits on unseen tasks",
@@ -111,10 +132,10 @@ def _fast_weights(experiment: Experiment, meta: Meta) -> Section:
 
 def _learning(config: Config, records: Sequence[Mapping[str, Any]]) -> Section:
     regression = config.kind == "regression"
-    panels = {
-        "mean squared error" if regression and name == "loss" else name: _lines(name)
-        for name in (("loss",) if regression else ("loss", "accuracy"))
-    }
+    names = ("loss",) if regression else ("loss", "accuracy")
+    panels = {"mean squared error" if regression and name == "loss" else name: _lines(name) for name in names}
+    if isinstance(config.tasks, PhantomTasks):
+        panels["PSNR in dB"] = _lines("psnr")
     picture = plots.learning_curves(records, panels, unit="meta-step", logarithmic=[next(iter(panels))])
     rates = sorted(record["tasks_per_second"] for record in records if "tasks_per_second" in record)
     pace = f" Median pace: {rates[len(rates) // 2]:,.0f} training tasks a second." if rates else ""

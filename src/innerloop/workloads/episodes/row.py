@@ -8,15 +8,16 @@ from innerloop.core.algorithms import Algorithm
 from innerloop.core.objectives import multi_step
 from innerloop.errors import InnerloopError
 from innerloop.runs.codec import flag
-from innerloop.workloads.episodes.config import Config, SinusoidTasks, Variant
+from innerloop.workloads.episodes.config import Config, Variant
+from innerloop.workloads.episodes.network import ways_of
 
 
 def sizes_of(row: Algorithm, config: Config) -> dict[str, int]:
     """The sizes of the parts that the algorithm asks of the network."""
     if row.network == "context":
         return {"context": config.variant.context}
-    if row.network == "prototypes" and not isinstance(config.tasks, SinusoidTasks):
-        return {"features": config.variant.features, "ways": config.tasks.ways}
+    if row.network == "prototypes" and (ways := ways_of(config)):
+        return {"features": config.variant.features, "ways": ways}
     return {}
 
 
@@ -80,8 +81,8 @@ def require_fitting(config: Config) -> None:
             f"--inner.batch is {config.inner.batch}, but --algorithm {name} needs one support set for all inner steps, "
             "whose loss has a minimum; leave it out."
         )
-    if row.network == "context" and network.kind != "mlp":
-        raise InnerloopError(f"--algorithm {name} takes --network.kind mlp, whose input a context can join.")
+    if row.network == "context" and network.kind not in ("mlp", "field"):
+        raise InnerloopError(f"--algorithm {name} takes --network.kind mlp or field, whose input a context can join.")
     if row.network != "any" and network.normalisation == "running":
         raise InnerloopError(
             f"--algorithm {name} does not take --network.normalisation running; use transductive or support."

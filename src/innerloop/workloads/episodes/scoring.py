@@ -23,13 +23,16 @@ from innerloop.runs.results import Result, counted, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.types import Meta, Params, TaskDistribution
 from innerloop.workloads.episodes.build import Experiment, assemble, outer_optimizer
-from innerloop.workloads.episodes.config import Config, Variant
+from innerloop.workloads.episodes.config import Config, Inner, Variant
 from innerloop.workloads.episodes.config import Layout as LayoutSettings
 from innerloop.workloads.episodes.network import network
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Step sizes among which a baseline chooses by its score on validation tasks."""
+FIELD_RATES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""The same for a field, whose squared errors of line integrals are small numbers."""
 RATE_TASKS = 100
+RATE_PHANTOMS = 10
 RATE_SEED = 20_000
 BASELINE_SEED = 30_000
 BATCH = 128
@@ -69,26 +72,24 @@ def score(experiment: Experiment, last: Validated, progress: Progress, best: Seq
         together = f"{config.algorithm}{ENSEMBLE.format(len(members))}"
         contestants.append((together, Curves(experiment, ensemble=True), stacked, False))
     if settings.baselines:
-        # The network itself, without what the algorithm asks of it: the baselines are the same for every algorithm.
-        plain = assemble(
-            replace(config, algorithm="maml", variant=Variant(), layout=_any_adjoint(config)), experiment.data
-        ).alone()
+        plain = without_algorithm(experiment)
         with progress.timed(f"pre-training the baseline ({settings.baseline_iterations:,} steps)"):
             pretrained = pretrain(plain, settings.baseline_iterations)
-        scratch = plain.model.init(_key(BASELINE_SEED + config.seed))
         others = Curves(plain)
-        contestants += [(SCRATCH, others, scratch, True), (PRETRAINED, others, pretrained, True)]
+        contestants += [(SCRATCH, others, random_start(plain), True), (PRETRAINED, others, pretrained, True)]
 
     tables = []
     for shots in settings.shots:
-        what = f"{counted(len(contestants), 'method')} on {settings.tasks} test tasks with {counted(shots, 'shot')}"
+        what = (
+            f"{counted(len(contestants), 'method')} on {settings.tasks} test tasks with {counted(shots, config.shot)}"
+        )
         with progress.timed(f"evaluating {what}"):
             rows = [
                 row
                 for method, of_method, learned, choose_rate in contestants
                 for row in of_method.rows(method, learned, shots, choose_rate=choose_rate)
             ]
-        tables.append({"shots": shots, "rows": rows})
+        tables.append({"shots": shots, "rows": rows, **_gain(contestants, next(iter(experiment.eval_losses)), shots)})
     metric, factor, unit = experiment.scale_metric()
     values = {
         "metric": metric,
@@ -103,6 +104,15 @@ def score(experiment: Experiment, last: Validated, progress: Progress, best: Seq
     }
     evaluated = dict.fromkeys(of_method for _, of_method, _, _ in contestants)
     return Result(values, {name: scores for of_method in evaluated for name, scores in of_method.kept.items()})
+
+
+def _gain(contestants: Sequence[tuple[str, "Curves", Params, bool]], judge: str, shots: int) -> dict[str, Any]:
+    """What the first has more than a random start, paired over the test tasks, if that was evaluated."""
+    scores = {method: of_method.kept[score_name(method, judge, shots)] for method, of_method, _, _ in contestants}
+    if SCRATCH not in scores:
+        return {}
+    mean, interval = estimate(scores[contestants[0][0]].astype(np.float64) - scores[SCRATCH])
+    return {"gain": {"mean": mean.tolist(), "interval": interval.tolist()}}
 
 
 def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
@@ -123,7 +133,7 @@ def comparables(config: Config, result: Mapping[str, Any], scores: Mapping[str, 
             name = score_name(row["method"], row["judge"], table["shots"])
             if own or name in scores:
                 by = "" if row["judge"] == "query" else f", {row['judge']}"
-                title = f"{table['shots']}-shot, {result['unit']}{by}"
+                title = f"{table['shots']}-{config.shot}, {result['unit']}{by}"
                 curves = scores[name] * result["factor"]
                 found.append(Comparable(title, curves, result["metric"] == "loss", "" if own else row["method"]))
     return found
@@ -184,7 +194,7 @@ class Curves:
         if choose_rate:
             rate = self._best_rate(learned, shots)
             learned = Meta(learned, jnp.asarray(rate))
-        curves = self._run(learned, "test", shots, self._settings.tasks, _key(self._settings.seed), choose_rate)
+        curves = self._run(learned, "test", shots, self._settings.tasks, test_key(self._experiment.config), choose_rate)
         judges = list(self._experiment.eval_losses)
         metric = self._experiment.scale_metric()[0]
         for judge in judges:
@@ -207,16 +217,17 @@ class Curves:
     def _best_rate(self, params: Params, shots: int) -> float:
         metric = self._experiment.scale_metric()[0]
         judge = next(iter(self._experiment.eval_losses))
-        scores = []
-        for rate in RATES:
-            curves = self._run(Meta(params, jnp.asarray(rate)), "val", shots, RATE_TASKS, _key(RATE_SEED), tuned=True)
+        field, scores = self._experiment.config.network.kind == "field", []
+        rates, count = (FIELD_RATES, RATE_PHANTOMS) if field else (RATES, RATE_TASKS)
+        for rate in rates:
+            curves = self._run(Meta(params, jnp.asarray(rate)), "val", shots, count, _key(RATE_SEED), tuned=True)
             final = float(np.mean(np.asarray(curves[f"{judge}/{metric}"])[:, -1]))
             scores.append(np.nan_to_num(-final if metric == "loss" else final, nan=-np.inf))
-        return RATES[int(np.argmax(scores))]
+        return rates[int(np.argmax(scores))]
 
     def _run(self, meta: Meta, part: Any, shots: int, count: int, key: Any, tuned: bool) -> dict[str, np.ndarray]:
         if (part, shots) not in self._tasks:
-            distribution = self._experiment.distribution(part, shots, self._settings.queries)
+            distribution = self._experiment.distribution(part, shots, self._experiment.config.test_queries)
             self._tasks[part, shots] = self._layout.replicate(distribution)
         if (tuned, count) not in self._compiled:
             self._compiled[tuned, count] = jax.jit(
@@ -234,6 +245,24 @@ class Curves:
             )
         curves = self._compiled[tuned, count](self._layout.replicate(meta), self._tasks[part, shots], key)
         return {name: np.asarray(values) for name, values in curves.items()}
+
+
+def without_algorithm(experiment: Experiment, rate: float | None = None) -> Experiment:
+    """The network itself, without what the algorithm asks of it: the baselines are the same for every algorithm.
+
+    Args:
+        experiment: what was trained.
+        rate: the step size of gradient descent, if another one.
+    """
+    config = replace(experiment.config, algorithm="maml", variant=Variant(), layout=_any_adjoint(experiment.config))
+    if rate is not None:
+        config = replace(config, inner=Inner(learning_rate=rate, steps=config.inner.steps))
+    return assemble(config, experiment.data).alone()
+
+
+def random_start(plain: Experiment) -> Params:
+    """The parameters from which the baseline without training adapts."""
+    return plain.model.init(_key(BASELINE_SEED + plain.config.seed))
 
 
 def pretrain(experiment: Experiment, iterations: int) -> Params:
@@ -274,6 +303,11 @@ def pretrain(experiment: Experiment, iterations: int) -> Params:
 def _any_adjoint(config: Config) -> LayoutSettings:
     """The layout without a choice among derivatives, which the baselines do not take."""
     return replace(config.layout, adjoint="auto", loop="auto")
+
+
+def test_key(config: Config) -> Any:
+    """Fixes the test tasks: task `i` derives from `fold_in(key, i)`."""
+    return _key(config.evaluation.seed)
 
 
 def _key(seed: int) -> Any:

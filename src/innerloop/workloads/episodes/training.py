@@ -19,6 +19,8 @@ from innerloop.workloads.episodes.build import Experiment
 from innerloop.workloads.episodes.config import Config
 
 VALIDATION_TASKS = 200
+VALIDATION_PHANTOMS = 20
+"""Fewer, where each is an image to be fitted."""
 VALIDATION_SEED = 10_000
 NEAR = 0.1
 """A relative gradient at the end of the inner loop up to which it counts as a minimum."""
@@ -88,7 +90,7 @@ class Validation:
         metric, _, _ = experiment.scale_metric()
         self._decides = f"validation/{next(iter(experiment.eval_losses))}/{metric}"
         self._sign = -1.0 if metric == "loss" else 1.0
-        tasks = experiment.distribution("val", config.evaluation.shots[0], config.evaluation.queries)
+        tasks = experiment.distribution("val", config.evaluation.shots[0], config.test_queries)
         self._layout = experiment.layout
         self._tasks = self._layout.replicate(tasks)
         self._key = jax.random.key(VALIDATION_SEED, impl="threefry2x32")
@@ -98,7 +100,7 @@ class Validation:
                 experiment.loss,
                 rule=experiment.rule,
                 steps=config.evaluation.steps,
-                num_tasks=VALIDATION_TASKS,
+                num_tasks=VALIDATION_PHANTOMS if config.network.kind == "field" else VALIDATION_TASKS,
                 query_losses=experiment.eval_losses,
                 layout=self._layout,
                 adjoint=experiment.forward,

@@ -22,7 +22,7 @@ from innerloop.workloads.episodes import memory, training
 from innerloop.workloads.episodes.build import Experiment, assemble
 from innerloop.workloads.episodes.config import Config
 
-UNROLLED = {"mlp": 10, "convnet": 5, "resnet12": 1}
+UNROLLED = {"mlp": 10, "convnet": 5, "resnet12": 1, "field": 1}
 """The largest number of inner steps that are unrolled, lest compiling takes long."""
 PROBED_TASKS = 4
 """Tasks for each device in the measurement of an image network on a CPU, where time is in proportion to them."""
@@ -72,24 +72,28 @@ def measured(experiment: Experiment, say: Callable[[str], None]) -> list[Candida
 def candidates(config: Config) -> list[Layout]:
     """The ways to compute a meta-step that come into question here, the most likely one first.
 
-    Image networks on a CPU take one task at a time on each core, whose activations stay in the cache. Everything else
-    takes all tasks at once. What the configured layout fixes stays fixed.
+    Image networks on a CPU take one task at a time on each core, whose activations stay in the cache; fields do so
+    everywhere, since every pixel is an example. Everything else takes all tasks at once. What the configured layout
+    fixes stays fixed.
     """
     network, meta_batch, steps = config.network.kind, config.outer.meta_batch, config.inner.steps
-    images, cpu = network != "mlp", jax.default_backend() == "cpu"
+    field, cpu = network == "field", jax.default_backend() == "cpu"
+    images = network not in ("mlp", "field")
     several = distributed.count() > 1
     devices = jax.device_count() if several else min(cores() if cpu else jax.device_count(), meta_batch)
     how = algorithms.algorithm(config.algorithm).adjoint
     exact = isinstance(how, Mixed | Truncated | Annealed)
     first = Layout(
-        shards=devices if images or not cpu or several else 1,
-        chunk=1 if images and cpu else 0,
+        shards=devices if images or field or not cpu or several else 1,
+        chunk=1 if field or (images and cpu) else 0,
         adjoint="mixed" if exact else "auto",
         loop="auto" if isinstance(how, Implicit) else "unrolled" if steps <= UNROLLED[network] else "scanned",
         convolution="patches" if images else "auto",
     )
     if images:
         others = [replace(first, convolution="lax"), *([replace(first, chunk=0)] if cpu else [])]
+    elif field:
+        others = []
     else:
         both = [first, replace(first, shards=devices)]
         others = both[1:] + ([replace(item, adjoint="reverse") for item in both] if exact and steps else [])
