@@ -61,6 +61,22 @@ def test_the_cap_is_kept_in_training():
         assert metrics["kl_initial"] < 0.01
 
 
+class Overflowing(rl.TrustRegion):
+    """Overflows at every update."""
+
+    def update(self, problem, params, state):
+        found, kept, metrics = super().update(problem, params, state)
+        return jax.tree.map(lambda leaf: leaf * jnp.inf * 0, found), kept, metrics
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_counted():
+    start, state, metrics = run(outer=Overflowing())
+    assert not any(moved(start, state))
+    assert metrics["skipped"] == 1
+    assert state.step == 1
+    assert run()[2]["skipped"] == 0
+
+
 def test_epochs_with_clipping_penalty_and_exploration_lower_the_loss():
     outer = rl.ppo(optax.adam(1e-3), epochs=3)
     _, state, metrics = run(outer=outer, inner="e-maml", layout=Layout(chunk=2), iterations=2)
