@@ -6,6 +6,8 @@ import random
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def main() -> int:
     kinds = asked.kinds.split(",")
     began = time.monotonic()
     shutil.rmtree(asked.folder, ignore_errors=True)
+    asked.folder.mkdir(parents=True)
     counts = table(asked, kinds)
     say(f"\n{'':34}{'tried':>8}{'told':>8}{'lost':>8}{'silent':>8}{'left':>8}{'tracebacks':>12}")
     for name, count in counts.items():
@@ -72,39 +75,49 @@ def table(asked: argparse.Namespace, kinds: list[str]) -> dict[str, runs.Count]:
     """The counts of all kinds of fault."""
     parts = asked.parts.split(",")
     counts: dict[str, runs.Count] = {}
-    runs.prepare(asked.folder)
-    for kind in kinds:
-        trials = runs.Trials(asked.folder, kind, runs.Count())
-        trials.undisturbed()
-        say(f"{kind}: an undisturbed run takes {trials.seconds:.1f} s and {trials.operations} operations on its files")
-
-        if "runs" not in parts:
-            continue
-
-        def until(what: str) -> float:
-            return time.monotonic() + SHARES[what] * asked.seconds / len(kinds)
-
-        trials.count = counts.setdefault(f"{kind}: killed", runs.Count())
-        trials.killed_at_random(asked.kills, random.Random(0), until("killed"))
-        trials.count = counts.setdefault(f"{kind}: killed at an operation", runs.Count())
-        trials.at_each_operation(runs.killing, until("killed at an operation"), asked.stride)
-        trials.count = counts.setdefault(f"{kind}: a failing operation", runs.Count())
-        trials.at_each_operation(runs.errors, until("a failing operation"), asked.stride)
-        trials.count = counts.setdefault(f"{kind}: cut off by a full disk", runs.Count())
-        trials.cut_off(SIZES, until("cut off by a full disk"))
-        trials.count = counts.setdefault(f"{kind}: two at once", runs.Count())
-        trials.two_at_once()
+    runs.load_all()
+    with ProcessPoolExecutor(len(kinds), mp_context=get_context("fork")) as pool:  # a core is idle where one run waits
+        for found in pool.map(runs_of, kinds, [asked] * len(kinds)):
+            counts |= found
     for kind in kinds if "flips" in parts else ():
         name = f"{kind}: flipped and cut"
         counts[name] = runs.Count()
-        run = asked.folder / f"{kind}-reference"
+        folder = asked.folder / kind
         archive = streams.archive(asked.folder / "images.zip")
         number = [each // len(kinds) for each in (asked.flips, asked.cuts)]
-        flips.damage(run, asked.folder / "cache", archive, flips=number[0], cuts=number[1], count=counts[name])
+        flips.damage(
+            folder / f"{kind}-reference", folder / "cache", archive, flips=number[0], cuts=number[1], count=counts[name]
+        )
     if "streams" in parts:
         counts["streams: closed, full, unread"] = streams.tried(asked.folder)
     if "fuzz" in parts:
-        counts["configurations and heads, fuzzed"] = streams.fuzzed(asked.folder / f"{kinds[0]}-reference")
+        counts["configurations and heads, fuzzed"] = streams.fuzzed(asked.folder / kinds[0] / f"{kinds[0]}-reference")
+    return counts
+
+
+def runs_of(kind: str, asked: argparse.Namespace) -> dict[str, runs.Count]:
+    """An undisturbed run of a kind and, if that is asked for, the counts of disturbed ones."""
+    counts: dict[str, runs.Count] = {}
+    runs.prepare(asked.folder / kind)
+    trials = runs.Trials(asked.folder / kind, kind, runs.Count())
+    trials.undisturbed()
+    say(f"{kind}: an undisturbed run takes {trials.seconds:.1f} s and {trials.operations} operations on its files")
+    if "runs" not in asked.parts.split(","):
+        return counts
+
+    def until(what: str) -> float:
+        return time.monotonic() + SHARES[what] * asked.seconds
+
+    trials.count = counts.setdefault(f"{kind}: killed", runs.Count())
+    trials.killed_at_random(asked.kills, random.Random(0), until("killed"))
+    trials.count = counts.setdefault(f"{kind}: killed at an operation", runs.Count())
+    trials.at_each_operation(runs.killing, until("killed at an operation"), asked.stride)
+    trials.count = counts.setdefault(f"{kind}: a failing operation", runs.Count())
+    trials.at_each_operation(runs.errors, until("a failing operation"), asked.stride)
+    trials.count = counts.setdefault(f"{kind}: cut off by a full disk", runs.Count())
+    trials.cut_off(SIZES, until("cut off by a full disk"))
+    trials.count = counts.setdefault(f"{kind}: two at once", runs.Count())
+    trials.two_at_once()
     return counts
 
 

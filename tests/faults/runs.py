@@ -53,6 +53,10 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "shops.csv").open("w", newline="") as file:
         csv.writer(file).writerows([sheets.HEAD, *sheets.rows()])
+
+
+def load_all() -> None:
+    """Load what runs need, once for all of them."""
     from innerloop.cli import main, predict  # noqa: F401 - loaded before the fork, as all of JAX but its devices is
     from innerloop.runs import loop  # noqa: F401
     from innerloop.workloads.episodes import session as _  # noqa: F401
