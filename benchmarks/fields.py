@@ -97,7 +97,8 @@ def table(kept: list[dict[str, Any]]) -> list[str]:
                 continue
             values = row["metrics"]["psnr"]
             cells = [measured(values["mean"][step], values["interval"][step], 2) for step in steps]
-            gain = measured(shown["gain"]["mean"][-1], shown["gain"]["interval"][-1], 2, "+") if own else ""
+            paired = shown.get("gain") if own else None
+            gain = measured(paired["mean"][-1], paired["interval"][-1], 2, "+") if paired else ""
             lines.append(
                 f"| {row['method']} | {row['learning_rate']:g} | {' | '.join(cells)} | {gain} | {pace if own else ''} |"
             )

@@ -8,6 +8,7 @@ import pytest
 
 import innerloop as il
 from innerloop.cli import main as cli
+from innerloop.exported.episodes import EpisodesModel
 from innerloop.tasks import Phantoms
 from innerloop.workloads.episodes import recipes, report
 from innerloop.workloads.episodes.fields import tomography
@@ -38,6 +39,7 @@ def test_a_run_compares_with_the_standard_start_and_shows_the_images(tmp_path, m
     for label in ("phantom", "random start", "learned start", "PSNR in dB"):
         assert label in page
     model = il.load(tmp_path / "run")
+    assert isinstance(model, EpisodesModel)
     task = Phantoms(views=2, resolution=8, angles="even").sample(jax.random.key(0), 1)
     adapted = model.adapt(task.support.x[0], task.support.y[0])
     assert adapted.predict(np.asarray(task.query.x[0])).shape == (64, 1)
