@@ -17,12 +17,12 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.pages import write_block
 from innerloop import ops
 from innerloop.runs import machine
 
 ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "attention.json", ROOT / "docs" / "streams.md"
-START, END = "<!-- attention: written by `make results` -->", "<!-- end of attention -->"
 LENGTH, HEADS, SIZE = 4096, 2, 32
 TIMED = 5
 """Rounds in which both are run in turn; the quickest counts."""
@@ -90,16 +90,7 @@ def table(result: dict[str, Any]) -> str:
 
 def write(check: bool) -> int:
     """The table between its marks."""
-    text = PAGE.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    wanted = f"{before}{START}\n{table(json.loads(RESULT.read_text()))}\n{END}{after}"
-    if text == wanted:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
-    if not check:
-        PAGE.write_text(wanted)
-    return int(check)
+    return write_block(PAGE, "attention", table(json.loads(RESULT.read_text())), check)
 
 
 if __name__ == "__main__":

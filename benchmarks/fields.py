@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.pages import write_block
 from benchmarks.tables import cores
 from innerloop import workloads
 from innerloop.runs import rundir
@@ -25,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CONTEXTS = RESULTS / "neural-field-ct-contexts.json"
 PAGE = ROOT / "docs" / "fields.md"
-START, END = "<!-- fields: written by `make results` -->", "<!-- end of fields -->"
 TARGETS = {
     "size of the head": (0, 2),
     "its turn": (0, 5),
@@ -122,27 +122,19 @@ def contexts(kept: dict[str, Any]) -> list[str]:
     ]
 
 
-def page() -> str:
-    text = PAGE.read_text()
+def block() -> str:
+    """What stands in the page between its marks."""
     body = table(results())
     if CONTEXTS.exists():
         body += ["", *contexts(json.loads(CONTEXTS.read_text()))]
-    head, tail = text[: text.index(START) + len(START)], text[text.index(END) :]
-    return "\n".join([head, *body, tail])
+    return "\n".join(body)
 
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["measure"]:
         CONTEXTS.write_text(json.dumps(measure(Path(arguments[1])), indent=1) + "\n")
         return 0
-    stale = PAGE.read_text() != (text := page())
-    if stale and "--check" in arguments:
-        print("docs/fields.md is not up to date; run: make results")
-        return 1
-    if stale:
-        PAGE.write_text(text)
-        print("docs/fields.md written")
-    return 0
+    return write_block(PAGE, "fields", block(), "--check" in arguments)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.pages import write_block
 from innerloop import Adjoint, Examples, FirstOrder, Meta, Mixed, Reverse, Task, losses, meta_loss, models, rules
 from innerloop.runs import machine
 
 ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "lora.json", ROOT / "docs" / "streams.md"
-START, END = "<!-- lora: written by `make results` -->", "<!-- end of lora -->"
 TRANSFORMER = models.TransformerDescription(vocabulary=256, width=64, layers=12, heads=4, length=128)
 SEQUENCES, RANK, STEPS = 8, 4, 4
 ADJOINTS: dict[str, tuple[Adjoint, int]] = {
@@ -129,16 +129,7 @@ def table(result: dict[str, Any]) -> str:
 
 def write(check: bool) -> int:
     """The table between its marks."""
-    text = PAGE.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    wanted = f"{before}{START}\n{table(json.loads(RESULT.read_text()))}\n{END}{after}"
-    if text == wanted:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
-    if not check:
-        PAGE.write_text(wanted)
-    return int(check)
+    return write_block(PAGE, "lora", table(json.loads(RESULT.read_text())), check)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import write_page
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "safety.md"
@@ -110,15 +112,5 @@ def serving(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def main(check: bool) -> int:
-    text = page()
-    if PAGE.exists() and PAGE.read_text() == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
-    if not check:
-        PAGE.write_text(text)
-    return int(check)
-
-
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv))
+    sys.exit(write_page(PAGE, page(), "--check" in sys.argv))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.pages import write_block
 from innerloop import workloads
 from innerloop.runs import codec, engine, machine, rundir
 from innerloop.runs.results import measured
@@ -21,7 +22,6 @@ from innerloop.runs.results import measured
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "streams.json"
 PAGE, PICTURE = ROOT / "docs" / "streams.md", ROOT / "docs" / "images" / "data-weights.svg"
-START, END = "<!-- streams: written by `make results` -->", "<!-- end of streams -->"
 RUNS = {"data-weights": 3, "ttt-recall": 3, "ttt-text": 1}
 """Seeds of each recipe; of data-weights other parts and other wrong labels too."""
 
@@ -96,16 +96,7 @@ def _score(row: dict[str, Any], digits: int, sign: str = "") -> str:
 
 def write(check: bool) -> int:
     """The tables between their marks."""
-    text = PAGE.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    wanted = f"{before}{START}\n{blocks(json.loads(RESULT.read_text()))}\n{END}{after}"
-    if text == wanted:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} {'is not up to date; run: make results' if check else 'written'}")
-    if not check:
-        PAGE.write_text(wanted)
-    return int(check)
+    return write_block(PAGE, "streams", blocks(json.loads(RESULT.read_text())), check)
 
 
 def main() -> int:
