@@ -20,6 +20,7 @@ from innerloop.errors import InnerloopError
 from innerloop.runs import checkpoint, engine, loop, machine, programs, rundir, sealed
 from innerloop.runs.best import KEPT, Best
 from innerloop.runs.workload import Examined
+from innerloop.workloads import registered
 from runs import toy
 
 KINDS = {"toy": toy.WORKLOAD}
@@ -366,3 +367,21 @@ def test_a_damaged_compiled_program_is_replaced(tmp_path, monkeypatch):
     other.path.mkdir()
     other.put("a", b"program")
     assert (other.path / "a-cache").read_bytes() == b"program"
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "folder"),
+    [
+        ("sinusoid", None, "sinusoid-seed0"),
+        ("sinusoid", "reptile", "sinusoid-reptile-seed0"),
+        ("neural-field-ct", None, "neural-field-ct-seed0"),
+        ("data-weights", None, "data-weights-seed0"),
+        ("ttt-text", "window", "ttt-text-window-seed0"),
+        ("rl-navigation-2d", None, "rl-navigation-2d-seed0"),
+        ("shops.csv", None, "shops-seed0"),
+        ("shops.csv", "fomaml", "shops-fomaml-seed0"),
+    ],
+)
+def test_a_run_lies_where_its_recipe_says_and_its_algorithm_if_that_is_another(name, algorithm, folder):
+    workload = next((each for each in registered().values() if name in each.recipes), registered()["tabular"])
+    assert rundir.directory_of(workload, workload.configure(name, algorithm)) == Path("runs", folder)

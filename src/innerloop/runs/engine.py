@@ -35,7 +35,7 @@ def train(workload: Workload[Any], config: Any, *, origin: rundir.Run | None = N
         InnerloopError: for what cannot work, naming the mend.
     """
     progress = Progress(None if distributed.is_first() else io.StringIO())
-    path = rundir.directory_of(config)
+    path = rundir.directory_of(workload, config)
     with ExitStack() as stack:
         config, begun = _stand(workload, config, path, origin, progress, stack)
         session = workload.open(config, progress, resolve=not begun)

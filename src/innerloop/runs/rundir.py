@@ -170,9 +170,10 @@ def record_of(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def directory_of(config: Any) -> Path:
-    """Where the run of a configuration lies."""
-    algorithm = "" if config.algorithm == "maml" else f"-{config.algorithm}"
+def directory_of(workload: Workload[Any], config: Any) -> Path:
+    """Where the run of a configuration lies; an algorithm that is the recipe's own is not named."""
+    own = workload.configure(config.recipe, None).algorithm
+    algorithm = "" if config.algorithm == own else f"-{config.algorithm}"
     return Path(config.run_dir or f"runs/{config.recipe}{algorithm}-seed{config.seed}")
 
 

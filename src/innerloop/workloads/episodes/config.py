@@ -252,7 +252,7 @@ class Config:
     data_dir: str | None = None
     """where data sets lie; else the environment variable INNERLOOP_DATA"""
     run_dir: str | None = None
-    """the run directory; else runs/RECIPE-seedN"""
+    """the run directory; else runs/RECIPE-seedN, or runs/RECIPE-ALGORITHM-seedN"""
 
     @property
     def kind(self) -> Kind:

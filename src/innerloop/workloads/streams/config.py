@@ -136,7 +136,7 @@ class Config:
     """of the data, the initial parameters, and all training"""
     log: Log = field(default_factory=Log)
     run_dir: str | None = None
-    """the run directory; else runs/RECIPE-seedN"""
+    """the run directory; else runs/RECIPE-seedN, or runs/RECIPE-ALGORITHM-seedN"""
 
 
 def length(config: Config) -> int:
