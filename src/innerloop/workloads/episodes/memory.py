@@ -13,6 +13,7 @@ from innerloop.core.outer import MetaState
 from innerloop.errors import InnerloopError
 from innerloop.runs.machine import device_memory
 from innerloop.workloads.episodes.build import Experiment, assemble
+from innerloop.workloads.episodes.config import PhantomTasks
 
 USABLE = 0.9
 """The share of a device's memory that a run may fill."""
@@ -58,7 +59,9 @@ def require_fit(needed: Memory, experiment: Experiment) -> None:
     if needed.total <= available:
         return
     chunk = fitting_chunk(needed, experiment, available)
-    mend = f"give --layout.chunk {chunk}" if chunk else "lower --tasks.shots, --tasks.queries or --network.widths"
+    images = isinstance(experiment.config.tasks, PhantomTasks)
+    sizes = "--tasks.resolution, --inner.batch" if images else "--tasks.shots, --tasks.queries"
+    mend = f"give --layout.chunk {chunk}" if chunk else f"lower {sizes} or --network.widths"
     raise InnerloopError(
         f"A meta-step needs {readable(needed.total)}, but the device has {readable(available)} to give; {mend}."
     )

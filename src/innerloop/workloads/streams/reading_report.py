@@ -26,6 +26,11 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         f"every network has {result['parameters']:,} parameters; test-time training changes {result['fast']:,} of them "
         f"after every {result['chunk']:,} tokens"
     )
+    if len(result["rows"]) > 1:
+        notes.append(
+            "all were trained for the same number of meta-steps, after which one may still be learning; "
+            "--outer.iterations gives more"
+        )
     title = f"{_capital(result['title'])}: mean ± 95 % interval, {result['settings']['tasks']:,} test streams"
     return [Table(title, ("network", result["title"]), tuple(rows), tuple(notes), frozenset({0}))]
 
