@@ -114,6 +114,40 @@ def experience_in(steps, double):
     return meta, jax.jit(collected)(meta, ENV.tasks.sample(KEY, 3), KEY).experience
 
 
+class Wanderer:
+    """An environment on the host: observations are noise of their own for each episode, what is rewarded is to act."""
+
+    name = "Wanderer"
+    observation_size, action_size, discrete, horizon = 20, 1, False, 200
+    tasks = rl.envs.Uniform(-1.0, 1.0)
+
+    def __init__(self, num_envs):
+        self.num_envs, self.noise = num_envs, [np.random.default_rng()] * num_envs
+
+    def reset(self, tasks, seeds, ids=None):
+        for i, seed in zip(ids, seeds, strict=True):
+            self.noise[i] = np.random.default_rng(seed)
+        return self._seen(ids)
+
+    def step(self, tasks, actions, ids=None):
+        over = np.zeros(len(ids), bool)
+        return rl.Step(self._seen(ids), tasks * actions[:, 0], over, over)
+
+    def _seen(self, ids):
+        return np.stack([self.noise[i].normal(size=self.observation_size) for i in ids]).astype(np.float32)
+
+
+def test_a_share_of_the_tasks_adapts_to_the_bits_that_all_together_give():
+    """Several processes each step and judge their own tasks: how many these are must change nothing."""
+    env = Wanderer(24)
+    policy = rl.policies.for_environment(env, hidden=(4,))
+    tasks, meta = np.asarray(env.tasks.sample(KEY, 12)), Meta(policy.init(KEY), RULE.init(None))
+    run = train._adaptation(env, policy, RULE, FEW, 1, ROW, rl.advantages(), Layout(chunk=1))
+    together, share = run(meta, tasks, KEY), run(meta, tasks[6:], KEY, 6)
+    for all_of_it, part in zip(jax.tree.leaves(together), jax.tree.leaves(share), strict=True):
+        np.testing.assert_array_equal(all_of_it[6:], part)
+
+
 def test_all_tasks_at_once_adapt_as_each_alone():
     meta, data = experience(2)
     early = jax.tree.map(lambda leaf: leaf[:, :2], data)

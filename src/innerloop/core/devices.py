@@ -41,9 +41,11 @@ def own_copy(leaf: Any) -> Any:
 
 
 def placed(leaf: Any, sharding: NamedSharding) -> Any:
-    """An array that every process has, on the devices of all processes."""
+    """An array that every process has, or has a part of, on the devices of all processes."""
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
+    if isinstance(leaf, Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
     if is_key(leaf):
         data = placed(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

@@ -104,7 +104,10 @@ class Layout:
         return jax.tree.map(lambda leaf: placed(leaf, sharding), tree)
 
     def divide(self, tree: Any) -> Any:
-        """What is learned, or an optimiser's state, on the devices of the layout: whole on each, or divided."""
+        """A training's state, or a part of it, on the devices of the layout: whole on each, or divided.
+
+        What a device holds of an array then is the same as after `meta_step`.
+        """
         if self.parameters == 1:
             return self.replicate(tree)
         return jax.tree.map(lambda leaf: placed(leaf, self._divided(leaf)), tree)

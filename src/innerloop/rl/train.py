@@ -270,8 +270,14 @@ def _adaptation(
         # From the start each time, so that a rule sees the steps' numbers and its own state, whatever it is.
         return adapt(loss, meta, PerStep(batches), key, rule=rule, steps=number, adjoint=FirstOrder()).params
 
-    adapt_all = jax.jit(map_over_tasks(adapted, Layout(chunk=layout.chunk)))  # see `Layout.gather`
-    judge_all = jax.jit(map_over_tasks(lambda _, rollouts: experience(rollouts), Layout()))
+    def judged(_: tuple[()], rollouts: Rollouts) -> tuple[tuple[Any, Any, Any], Experience]:
+        alone: Rollouts = jax.tree.map(lambda leaf: leaf[None], rollouts)
+        return (alone.mean_return[0], alone.num_episodes[0], rollouts.broken.sum()), experience(rollouts)
+
+    # Not sharded, see `Layout.gather`; in chunks, so that no bit hangs on how many tasks fall to this process.
+    alone = Layout(chunk=layout.chunk)
+    adapt_all = jax.jit(map_over_tasks(adapted, alone))
+    judge_all = jax.jit(map_over_tasks(judged, alone))
 
     def run(meta: Meta, tasks: Any, key: PRNGKey, first: int = 0) -> Adaptation:
         count = tasks.shape[0]
@@ -281,9 +287,8 @@ def _adaptation(
             rollouts: Rollouts = collect(
                 env, policy, params, tasks, jax.random.fold_in(key, step), **sampling._asdict(), first_task=first
             )
-            broken = rollouts.broken.sum(axis=(1, 2))
-            measured = rollouts.mean_return, rollouts.num_episodes, broken
-            records.append(Adaptation(*measured, params, judge_all((), rollouts)))  # pyright: ignore[reportArgumentType]
+            measured, seen = judge_all((), rollouts)
+            records.append(Adaptation(*measured, params, seen))
             if step < steps:
                 params = adapt_all((meta, key), _stacked([record.experience for record in records]))
         return _stacked(records)

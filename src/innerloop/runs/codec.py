@@ -22,7 +22,7 @@ KIND = "KIND"
 """The class variable by which a union of dataclasses is told apart, in JSON as `kind`."""
 FREE = ("log", "data_dir", "data", "run_dir")
 """The fields that may differ between two sittings with the same run: what data hold is known by their fingerprint."""
-DEVICES = ("layout.shards", "layout.parameters")
+DEVICES = ("layout.shards", "layout.chunk", "layout.parameters")
 """The settings that may, too, if they are asked for: the same tasks, but sums in another order."""
 
 

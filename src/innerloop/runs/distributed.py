@@ -130,16 +130,19 @@ def is_lost(error: BaseException) -> bool:
 
 
 def require_devices(shards: int) -> None:
-    """Refuse a layout that leaves devices of some process without tasks.
+    """Refuse a layout of more devices than there are, or that leaves devices of some process without tasks.
 
     Raises:
         InnerloopError: naming both numbers.
     """
-    if _Place.count == 1:
-        return
     import jax
 
-    if shards != jax.device_count():
+    if _Place.count == 1 and shards > jax.device_count():
+        raise InnerloopError(
+            f"The tasks would be spread over {shards} devices, but there are {jax.device_count()} here; give "
+            f"--layout.shards {jax.device_count()}."
+        )
+    if _Place.count > 1 and shards != jax.device_count():
         raise InnerloopError(
             f"The tasks would be spread over {shards} devices, but the {_Place.count} processes have "
             f"{jax.device_count()}; give --layout.shards {jax.device_count()} on all of them."

@@ -88,7 +88,9 @@ def _stand(
             rundir.require_origin(run, origin)
         if run is None or not run.begun:
             return [codec.encoded(config), False]
-        return [codec.encoded(rundir.continued(run, config, progress.say)), True]
+        going_on = rundir.continued(run, config, progress.say)
+        workload.check(going_on)
+        return [codec.encoded(going_on), True]
 
     values, begun = distributed.from_first(stand)
     data_dir = config.data_dir if "data_dir" in vars(config) else None

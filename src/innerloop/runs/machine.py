@@ -22,7 +22,7 @@ CGROUPS = (
 """Where a container's limit and use stand, in the second and the first version of control groups."""
 
 
-def set_up(shards: int = 0, precision: str = "float32") -> None:
+def set_up(shards: int = 0, precision: str = "float32", parameters: int = 0) -> None:
     """Prepare JAX: one CPU device for each shard, and compiled programs kept between sittings.
 
     Must come before JAX computes anything.
@@ -30,13 +30,14 @@ def set_up(shards: int = 0, precision: str = "float32") -> None:
     Args:
         shards: devices that tasks are spread over; 0 for as many as there are cores.
         precision: in which the network computes.
+        parameters: devices that these are divided among.
 
     Raises:
         InnerloopError: if the device does not compute in that.
     """
     import jax
 
-    devices = -(-shards // distributed.count()) or cores()
+    devices = -(-shards // distributed.count()) or max(cores(), -(-parameters // distributed.count()))
     if jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
         with suppress(RuntimeError):  # JAX runs already, and the layout says that there are too few
             jax.config.update("jax_num_cpu_devices", devices)

@@ -206,8 +206,8 @@ def assemble(config: Config, data: Data) -> Experiment:
     row = varied(config)
     adjoint = as_laid_out(row.adjoint, config.layout, algorithm=config.algorithm, steps=config.inner.steps)
     row = row._replace(adjoint=adjoint)
-    shards, chunk, parameters = config.layout.shards or 1, config.layout.chunk or None, config.layout.parameters or 1
-    layout = Layout(shards, chunk, config.layout.products, parameters)
+    parameters = config.layout.parameters or 1
+    layout = Layout(config.layout.shards or parameters, config.layout.chunk or None, config.layout.products, parameters)
     layout.require(config.outer.meta_batch)
     criterion = losses.squared_error if config.kind == "regression" else losses.cross_entropy
     chosen, inner, outer = config.network.normalisation, config.inner, config.outer

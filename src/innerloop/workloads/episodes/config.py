@@ -308,6 +308,11 @@ def check(config: Config) -> None:
                 f"--network.{flag(name)} has no effect with --network.kind {network.kind} and "
                 f"--network.normalisation {network.normalisation}; leave it out, or change these."
             )
+    shards, parameters = config.layout.shards, config.layout.parameters or 1
+    if shards % parameters:
+        raise InnerloopError(
+            f"--layout.parameters is {parameters}, which does not divide --layout.shards {shards}; change one of them."
+        )
     if network.kind in ("mlp", "field") and config.layout.convolution != "auto":
         raise InnerloopError(f"--layout.convolution has no effect with --network.kind {network.kind}; leave it out.")
     if network.kind == "field" and not isinstance(config.tasks, PhantomTasks):

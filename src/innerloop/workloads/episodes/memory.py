@@ -85,7 +85,7 @@ def with_chunk(experiment: Experiment, chunk: int) -> Experiment:
 def fitted(experiment: Experiment, state: MetaState, say: Callable[[str], None]) -> Experiment:
     """The experiment with as many tasks at a time as the device has memory for, where none was asked for."""
     tasks = experiment.layout.replicate(experiment.training_tasks())
-    needed = memory_of(compiled_steps(experiment, experiment.layout.replicate(state), tasks))
+    needed = memory_of(compiled_steps(experiment, experiment.layout.divide(state), tasks))
     available = int(USABLE * device_memory())
     chunk = fitting_chunk(needed, experiment, available) if needed.total > available else None
     if chunk is None:
@@ -100,7 +100,7 @@ def describe(experiment: Experiment, state: MetaState) -> str:
 
     def needed(other: Experiment) -> Memory:
         tasks = other.training_tasks()  # with one batch for each inner step, where each has its own
-        return memory_of(compiled_steps(other, layout.replicate(state), layout.replicate(tasks)))
+        return memory_of(compiled_steps(other, layout.divide(state), layout.replicate(tasks)))
 
     now = needed(experiment)
     numbers = sum(leaf.size for leaf in jax.tree.leaves(state.meta))

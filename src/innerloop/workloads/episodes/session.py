@@ -46,7 +46,7 @@ class EpisodesSession:
     @classmethod
     def open(cls, config: Config, progress: Progress, *, resolve: bool) -> "EpisodesSession":
         """Load the data, and choose how a meta-step is computed where that is left open."""
-        machine.set_up(config.layout.shards, config.network.precision)
+        machine.set_up(config.layout.shards, config.network.precision, config.layout.parameters)
         experiment = build(config, progress.say)
         experiment.require_tasks()
         candidates = []

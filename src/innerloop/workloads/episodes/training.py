@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from innerloop.core.evaluate import evaluate
-from innerloop.core.layout import Layout
 from innerloop.core.outer import MetaState
 from innerloop.runs import distributed
 from innerloop.runs.machine import compile_clock
@@ -50,7 +49,7 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
     layout = experiment.layout
     distributed.require_devices(layout.shards)
     tasks = layout.replicate(experiment.training_tasks())
-    state = placed(layout, state)
+    state = layout.divide(state)
     with progress.timed("compiling the meta-step"), compile_clock() as compiling:
         steps = memory.compiled_steps(experiment, state, tasks)
     needed = memory.memory_of(steps)
@@ -69,13 +68,6 @@ def train(experiment: Experiment, state: MetaState, progress: Progress, costs: d
             score = validate.score(found)
             values |= found
         yield StepInfo(state, done, total, values, training_line(values), score=score)
-
-
-def placed(layout: Layout, state: MetaState) -> MetaState:
-    """The state on the devices of the layout, what is learned and the optimiser's state divided if they are to be."""
-    meta, optimizer = layout.divide((state.meta, state.optimizer))
-    step, key = layout.replicate((state.step, state.key))
-    return MetaState(meta, optimizer, step, key)
 
 
 class Validation:

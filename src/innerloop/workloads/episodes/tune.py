@@ -81,10 +81,12 @@ def candidates(config: Config) -> list[Layout]:
     images = network not in ("mlp", "field")
     several = distributed.count() > 1
     devices = jax.device_count() if several else min(cores() if cpu else jax.device_count(), meta_batch)
+    held = max(config.layout.parameters, 1)
+    devices = devices if several else max(devices // held, 1) * held
     how = algorithms.algorithm(config.algorithm).adjoint
     exact = isinstance(how, Mixed | Truncated | Annealed)
     first = Layout(
-        shards=devices if images or field or not cpu or several else 1,
+        shards=devices if images or field or not cpu or several else held,
         chunk=1 if field or (images and cpu) else 0,
         adjoint="mixed" if exact else "auto",
         loop="auto" if isinstance(how, Implicit) else "unrolled" if steps <= UNROLLED[network] else "scanned",
@@ -126,7 +128,7 @@ def seconds_of(experiment: Experiment) -> float:
     """The time of one meta-step; infinite if the device has no memory for it."""
     layout = experiment.layout
     tasks = layout.replicate(experiment.training_tasks())
-    state = layout.replicate(training.initial_state(experiment))
+    state = layout.divide(training.initial_state(experiment))
     steps = memory.compiled_steps(experiment, state, tasks)
     if memory.memory_of(steps).total > memory.USABLE * device_memory():
         return float("inf")
@@ -144,12 +146,12 @@ def mean_seconds(experiment: Experiment) -> float:
     """The time of a meta-step, averaged over training."""
     layout, total = experiment.layout, experiment.config.outer.iterations
     tasks = layout.replicate(experiment.training_tasks())
-    state = layout.replicate(training.initial_state(experiment))
+    state = layout.divide(training.initial_state(experiment))
     steps = memory.compiled_steps(experiment, state, tasks)
     seconds = []
     for part in range(PARTS):
         moment = np.int32(total * (part + 0.5) / PARTS)
-        state = layout.replicate(jax.device_get(training.initial_state(experiment))._replace(step=moment))
+        state = layout.divide(jax.device_get(training.initial_state(experiment))._replace(step=moment))
         once, state = clock(steps, state, tasks, 1)
         count = max(int(SECONDS / PARTS / once), 1)
         seconds.append(clock(steps, state, tasks, count)[0])
@@ -180,6 +182,7 @@ def in_words(layout: Layout) -> str:
     parts = [
         f"{layout.shards} {'device' if layout.shards == 1 else 'devices'}",
         f"{layout.chunk} {'task' if layout.chunk == 1 else 'tasks'} at a time" if layout.chunk else "all tasks at once",
+        *([f"parameters on {layout.parameters}"] if layout.parameters > 1 else []),
         *(word for word in (layout.adjoint, layout.loop, layout.convolution) if word != "auto"),
         *([f"{layout.levels} {'level' if layout.levels == 1 else 'levels'} of segments"] if layout.levels else []),
     ]

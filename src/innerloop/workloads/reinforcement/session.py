@@ -42,10 +42,14 @@ class ReinforcementSession:
         self.costs: dict[str, Any] = {}
 
     @classmethod
-    def open(cls, config: Config, progress: Progress) -> "ReinforcementSession":
-        """Make the environments and the policy."""
+    def open(cls, config: Config, progress: Progress, *, resolve: bool) -> "ReinforcementSession":
+        """Make the environments and the policy, and note on how many devices tasks are spread if that is left open."""
         machine.set_up(config.layout.shards)
-        return cls(build(config), progress)
+        experiment = build(config)
+        if resolve:
+            layout = replace(config.layout, shards=experiment.layout.shards)
+            experiment = replace(experiment, config=replace(config, layout=layout))
+        return cls(experiment, progress)
 
     def describe(self) -> list[str]:
         config = self.config

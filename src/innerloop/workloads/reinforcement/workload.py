@@ -32,7 +32,7 @@ class Reinforcement:
     def open(self, config: Config, progress: Progress, *, resolve: bool) -> "ReinforcementSession":
         from innerloop.workloads.reinforcement.session import ReinforcementSession
 
-        return ReinforcementSession.open(config, progress)
+        return ReinforcementSession.open(config, progress, resolve=resolve)
 
     def comparables(
         self, config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]
