@@ -14,6 +14,7 @@ from innerloop.core.adjoints import Truncated
 from innerloop.rl import train
 from innerloop.rl.problem import outer_problem
 from rl.countdown import HostCountdown
+from rl.wanderer import Wanderer
 
 ENV = rl.envs.make("Navigation2D")
 MODEL = models.mlp(2, (6,), 2, activation=jnp.tanh, initializer=models.glorot)
@@ -112,29 +113,6 @@ def experience_in(steps, double):
     meta = Meta(POLICY.init(KEY), ())
     collected = train._adaptation(ENV, POLICY, RULE, FEW, steps, ROW, rl.advantages(), Layout())
     return meta, jax.jit(collected)(meta, ENV.tasks.sample(KEY, 3), KEY).experience
-
-
-class Wanderer:
-    """An environment on the host: observations are noise of their own for each episode, what is rewarded is to act."""
-
-    name = "Wanderer"
-    observation_size, action_size, discrete, horizon = 20, 1, False, 200
-    tasks = rl.envs.Uniform(-1.0, 1.0)
-
-    def __init__(self, num_envs):
-        self.num_envs, self.noise = num_envs, [np.random.default_rng()] * num_envs
-
-    def reset(self, tasks, seeds, ids=None):
-        for i, seed in zip(ids, seeds, strict=True):
-            self.noise[i] = np.random.default_rng(seed)
-        return self._seen(ids)
-
-    def step(self, tasks, actions, ids=None):
-        over = np.zeros(len(ids), bool)
-        return rl.Step(self._seen(ids), tasks * actions[:, 0], over, over)
-
-    def _seen(self, ids):
-        return np.stack([self.noise[i].normal(size=self.observation_size) for i in ids]).astype(np.float32)
 
 
 def test_a_share_of_the_tasks_adapts_to_the_bits_that_all_together_give():

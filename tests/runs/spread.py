@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from innerloop import Layout, rl, rules
-from innerloop.runs import checkpoint, codec, distributed
+from innerloop.runs import checkpoint, codec, distributed, machine
 from innerloop.runs.progress import Progress
 from innerloop.workloads.episodes.workload import WORKLOAD
-from rl.countdown import HostCountdown
+from rl.wanderer import Wanderer
 
-TASKS = 4
+TASKS = 12
 SETTINGS: dict[str, Any] = {
     "tasks.shots": 3,
     "tasks.queries": 3,
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
 
 def policy_learned(iterations: int) -> dict[str, Any]:
     """What a few iterations of the trust region learn, as a hash, and what they tell."""
-    env, rule, outer = HostCountdown(2 * TASKS // distributed.count()), rules.sgd(0.1), rl.TrustRegion(iterations=2)
+    env, rule, outer = Wanderer(2 * TASKS // distributed.count()), rules.sgd(0.1), rl.TrustRegion(iterations=2)
     policy = rl.policies.for_environment(env, hidden=(4,))
     layout = Layout(shards=jax.device_count(), chunk=1)
     sampling = rl.Sampling(episodes=2)
@@ -60,9 +60,10 @@ def checkpoint_of_demo() -> str:
 
 
 def main(devices: str, coordinator: str = "", processes: str = "1", process: str = "0") -> None:
-    jax.config.update("jax_num_cpu_devices", int(devices))
     if coordinator:
         distributed.join(distributed.Together(coordinator, int(processes), int(process)))
+    machine.set_up(int(devices) * int(processes))
+    if coordinator:
         distributed.connect()
     found = policy_learned(iterations=2)
     distributed.leave()

@@ -152,6 +152,11 @@ def test_convolution_of_a_network_without_any(capsys):
     assert "--layout.convolution has no effect with --network.kind mlp; leave it out" in said
 
 
+def test_parameters_divided_among_devices_that_are_no_part_of_all(capsys):
+    said = refused(capsys, "train", "demo", "--layout.shards=3", "--layout.parameters=2")
+    assert "--layout.parameters is 2, which does not divide --layout.shards 3; change one of them" in said
+
+
 def test_missing_data_says_where_to_put_it(capsys):
     said = refused(capsys, "train", OMNIGLOT, *SMALL)
     assert "Omniglot is missing: put images_background.zip and images_evaluation.zip into" in said

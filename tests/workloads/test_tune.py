@@ -55,6 +55,30 @@ def test_what_is_asked_for_is_not_measured(monkeypatch):
     assert tune.measured(build(configured("demo", TINY, asked), print), print) == [(only, 0.0)]
 
 
+def test_divided_parameters_are_measured_as_they_are_trained():
+    """A compiled program takes only what lies as it was compiled for; and half of it on each of two devices."""
+    config = configured("demo", [*MLP, "--network.widths", "64"], Layout(parameters=2, adjoint="mixed"))
+    (layout,) = tune.candidates(config)
+    assert (layout.shards, layout.parameters) == (2, 2)
+    experiment = build(replace(config, layout=layout), print)
+    whole = training.initial_state(experiment)
+    state, tasks = experiment.layout.divide(whole), experiment.layout.replicate(experiment.training_tasks())
+    steps = plan.compiled_steps(experiment, state, tasks)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((whole.meta, whole.optimizer)))
+    assert 0.5 * size < plan.memory_of(steps).held < 0.55 * size
+    for _ in range(2):
+        _, state = tune.clock(steps, state, tasks, 1)
+
+
+@pytest.mark.parametrize(("cores", "parameters", "shards"), [(1, 2, 2), (2, 2, 2), (5, 2, 4), (8, 3, 6)])
+def test_the_devices_are_a_multiple_of_those_that_parameters_are_divided_among(cores, parameters, shards, monkeypatch):
+    monkeypatch.setattr(tune, "cores", lambda: cores)
+    config = configured("demo", [*TINY, "--outer.meta-batch=8"], Layout(parameters=parameters))
+    ways = tune.candidates(config)
+    assert {way.parameters for way in ways} == {parameters}
+    assert {way.shards for way in ways} == {parameters, shards}
+
+
 def test_long_loops_are_scanned():
     loops = [
         tune.candidates(configured("demo", [*TINY, f"--inner.steps={steps}"], Layout()))[0].loop for steps in (10, 11)

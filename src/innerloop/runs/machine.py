@@ -38,6 +38,8 @@ def set_up(shards: int = 0, precision: str = "float32", parameters: int = 0) -> 
     import jax
 
     devices = -(-shards // distributed.count()) or max(cores(), -(-parameters // distributed.count()))
+    if distributed.count() > 1:  # XLA cuts some sums by the number of its threads: as many as one process would have
+        os.environ["NPROC"] = str(max(cores(), devices * distributed.count()))
     if jax.config.jax_num_cpu_devices < devices:  # pyright: ignore[reportAttributeAccessIssue]
         with suppress(RuntimeError):  # JAX runs already, and the layout says that there are too few
             jax.config.update("jax_num_cpu_devices", devices)
