@@ -65,7 +65,7 @@ def test_divided_parameters_are_measured_as_they_are_trained():
     state, tasks = experiment.layout.divide(whole), experiment.layout.replicate(experiment.training_tasks())
     steps = plan.compiled_steps(experiment, state, tasks)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((whole.meta, whole.optimizer)))
-    assert 0.5 * size < plan.memory_of(steps).held < 0.55 * size
+    assert 0.5 * size < plan.memory_of(steps).held < 0.6 * size
     for _ in range(2):
         _, state = tune.clock(steps, state, tasks, 1)
 
