@@ -288,7 +288,7 @@ def _adaptation(
                 env, policy, params, tasks, jax.random.fold_in(key, step), **sampling._asdict(), first_task=first
             )
             measured, seen = judge_all((), rollouts)
-            records.append(Adaptation(*measured, params, seen))
+            records.append(Adaptation(*measured, params=params, experience=seen))
             if step < steps:
                 params = adapt_all((meta, key), _stacked([record.experience for record in records]))
         return _stacked(records)
