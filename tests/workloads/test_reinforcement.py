@@ -58,6 +58,7 @@ def test_a_finished_run_holds_what_it_should(finished):
     assert np.shape(table["rows"][0]["per_task"]) == (40, 3)
     assert [each["step"] for each in records(finished)] == [1, 2, 3]
     assert {"return_0", "return_1", "kl", "accepted", "broken", "episodes"} <= records(finished)[0].keys()
+    assert '"shards": 1,' in (finished / "config.json").read_text()  # chosen, and recorded: bits depend on it
     report = (finished / "report.html").read_text()
     assert report.count("<svg") == 5
     assert "Trajectories" in report
