@@ -2,21 +2,28 @@
 
 What is compared is the loss on query rows of validation tasks, the same episodes for all: cross-entropy, or the squared
 error relative to the variance of an episode's targets, which does not depend on the units that a design computes in.
+Where validation tasks are few, each task that training may see is one of them in turn.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from innerloop.tabular.design import Design
 from innerloop.tabular.plan import STEPS
-from innerloop.tabular.prepare import Prepared
+from innerloop.tabular.prepare import Prepared, prepare
+from innerloop.tabular.rows import joined
 
 SHARE = 0.2
 """Of the meta-steps of the schedule, that a candidate is trained for."""
 LEAST_STEPS = 40
 WORTH = 0.01
 """How much lower, relatively, the loss of a later candidate must be: the rest is chance, in short trainings."""
+FEW_TASKS = 5
+"""Validation tasks below which one task's luck decides, so that parts change places."""
+TURNS = 3
 
 
 class Candidate(NamedTuple):
@@ -65,16 +72,35 @@ def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE
     tried = candidates(data)
     if len(tried) < 2 or "valid" not in data.parts:
         return data
-    scores = [_score(data.designed(candidate.design), share) for candidate in tried]
+    turns = rotated(data)
+    tasks = "validation tasks" if turns[0] is data else "validation tasks, which were others in turn"
+    scores = [
+        float(np.mean([_score(turn.designed(candidates(turn)[i].design), share) for turn in turns]))
+        for i in range(len(tried))
+    ]
     best = 0
     for i, score in enumerate(scores):
         if score < scores[best] * (1 - WORTH):
             best = i
     for i, (candidate, score) in enumerate(zip(tried, scores, strict=True)):
-        say(f"  tried: {candidate.name}: loss {score:.4f} on validation tasks{' (chosen)' if i == best else ''}")
-    return data.designed(
-        tried[best].design, f"design: {tried[best].name}, the best of {len(tried)} on validation tasks"
-    )
+        say(f"  tried: {candidate.name}: loss {score:.4f} on {tasks}{' (chosen)' if i == best else ''}")
+    return data.designed(tried[best].design, f"design: {tried[best].name}, the best of {len(tried)} on {tasks}")
+
+
+def rotated(data: Prepared) -> list[Prepared]:
+    """The data itself, or where validation tasks are few, with other tasks of training and validation in their place.
+
+    All that is fitted to training rows is fitted again, so that no validation task has left a trace in it.
+    """
+    training, held_out = data.parts["train"], data.parts["valid"]
+    both = joined(training, held_out)
+    number = len(both.names)
+    if len(held_out.names) >= FEW_TASKS or number < 2 * TURNS or both.image:
+        return [data]
+    turn = np.random.default_rng(data.choices.seed).permutation(number) % TURNS
+    parts = [tuple("valid" if of == now else "train" for of in turn.tolist()) for now in range(TURNS)]
+    turns = [prepare(both._replace(parts=part), data.choices) for part in parts]
+    return turns if all(len(candidates(turn)) == len(candidates(data)) for turn in turns) else [data]
 
 
 def _score(data: Prepared, share: float) -> float:

@@ -69,7 +69,9 @@ def verdict(found: Mapping[str, Any]) -> str:
     if _nothing_shared(rivals, sizes) and len(over_alone) < len(sizes):
         best = alone.get(max(sizes)) or alone[min(alone)]
         return f"The tasks share nothing that helps: a model of each task alone does {_how([best])} ({best.method})."
-    stronger_alone = not over_alone and all(size not in pooled or alone[size].gain < pooled[size].gain for size in sizes)
+    stronger_alone = not over_alone and all(
+        size not in pooled or alone[size].gain < pooled[size].gain for size in sizes
+    )
     if len(over_pooled) < len(sizes) and pooled and not stronger_alone:
         level = [pooled[size] for size in sizes if size not in over_pooled]
         at = "" if len(level) == len(sizes) else f" {_at(level)}"
