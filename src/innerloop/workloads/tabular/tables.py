@@ -277,8 +277,8 @@ def _require_size(flat: np.ndarray, column: Column, table: Table) -> None:
     large = np.isfinite(flat) & (np.abs(flat) > np.finfo(np.float32).max) if flat.dtype.kind == "f" else np.zeros(1)
     if large.any():
         raise InnerloopError(
-            f"The column {column.name!r} of {table.path} has {np.abs(flat[large]).max():g} in its lists; scale them, or "
-            "leave it out with --features."
+            f"The column {column.name!r} of {table.path} has {np.abs(flat[large]).max():g} in its lists; scale them, "
+            "or leave it out with --features."
         )
 
 
