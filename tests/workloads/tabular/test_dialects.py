@@ -102,7 +102,8 @@ def test_infinite_numbers_in_lists_are_gaps_as_in_columns(tmp_path):
         table = Table(tmp_path / name)
         columns = read(table, [table.columns["v"]])
         numbers = Preparation.fit(columns).encode(columns).numbers
-        assert np.isfinite(numbers).all() and numbers[0, 1] == numbers[1, 1] == 0, name
+        assert np.isfinite(numbers).all(), name
+        assert numbers[0, 1] == numbers[1, 1] == 0, name
 
 
 def test_two_columns_of_one_name_are_named(tmp_path):
