@@ -4,6 +4,8 @@ What is compared is the loss on query rows of validation tasks, the same episode
 error relative to the variance of an episode's targets, which does not depend on the units that a design computes in.
 """
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -51,13 +53,16 @@ def candidates(data: Prepared) -> list[Candidate]:
     return found
 
 
-def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE) -> Prepared:
+def selected(
+    data: Prepared, say: Callable[[str], None], *, share: float = SHARE, seconds: float = math.inf
+) -> Prepared:
     """The data with the design that validation tasks prefer.
 
     Args:
         data: with the design that was planned.
         say: told of each candidate and its loss.
         share: of the meta-steps of the schedule that a candidate is trained for.
+        seconds: that it may take; a candidate that would take longer is not tried.
 
     Returns:
         The same data if there is nothing to choose or no validation task.
@@ -65,7 +70,19 @@ def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE
     tried = candidates(data)
     if len(tried) < 2 or "valid" not in data.parts:
         return data
-    scores = [_score(data.designed(candidate.design), share) for candidate in tried]
+    end, longest, scores = time.monotonic() + seconds, 0.0, list[float]()
+    for candidate in tried:
+        began = time.monotonic()
+        score = _score(data.designed(candidate.design), share, end) if began + longest < end else None
+        longest = max(longest, time.monotonic() - began)
+        if score is None:  # what was cut short says nothing of the design
+            break
+        scores.append(score)
+    for candidate in tried[len(scores) :]:
+        say(f"  not tried, since the time limit is short: {candidate.name}")
+    tried = tried[: len(scores)]
+    if len(tried) < 2:
+        return data
     best = 0
     for i, score in enumerate(scores):
         if score < scores[best] * (1 - WORTH):
@@ -77,12 +94,14 @@ def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE
     )
 
 
-def _score(data: Prepared, share: float) -> float:
-    """The lowest validation loss of a short training."""
+def _score(data: Prepared, share: float, end: float) -> float | None:
+    """The lowest validation loss of a short training, or `None` if it lasts longer than to `end`."""
     fitting = data.fitting()
     fit = fitting.start(data.choices.seed)
     length = max(int(share * fitting.schedule.iterations), min(LEAST_STEPS, fitting.schedule.iterations))
     fit = fitting.limited(fit, length)
     for now, _ in fitting.run(fit):
         fit = now
+        if time.monotonic() > end:
+            return None
     return float(fit.best_loss)
