@@ -65,17 +65,20 @@ def words(text: str) -> set[str]:
 
 
 def names_rows(texts: np.ndarray) -> bool:
-    """Whether texts only tell rows apart, as the numbers of orders do: no word of theirs says anything of another row.
+    """Whether texts only tell rows apart, as numbers of orders do.
+
+    Then most rows have neither their text in common with another row, nor a word of letters that not all rows have.
 
     Args:
         texts: with `None` where one is missing, `[rows]`.
 
     Example:
-        >>> ids = np.array([f"order-{i}" for i in range(100)], object)
-        >>> names_rows(ids), names_rows(np.array([f"Smith {i % 10}" for i in range(100)], object))
+        >>> ids = np.array([f"order {i % 10} {i}" for i in range(100)], object)
+        >>> names_rows(ids), names_rows(np.array([f"order {i % 10}" for i in range(100)], object))
         (True, False)
     """
-    known = [words(str(text)) for text in texts[:LOOKED_AT].tolist() if text is not None]
+    given = [str(text).strip().lower() for text in texts[:LOOKED_AT].tolist() if text is not None]
+    known = [{text, *filter(str.isalpha, WORD.findall(text))} for text in given]
     counts = Counter(word for cell in known for word in cell)
     shared = {word for word, count in counts.items() if 1 < count <= 0.9 * len(known)}
     return sum(not shared.isdisjoint(cell) for cell in known) < len(known) / 2
