@@ -5,10 +5,13 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from innerloop import FewShotRegressor, programs
+from innerloop.tabular import adaptation, learner
+from learners import task, untrained
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +93,24 @@ def test_a_home_that_cannot_be_written_to_is_no_reason_not_to_predict(tmp_path, 
     monkeypatch.setenv("INNERLOOP_CACHE", str(tmp_path / "file" / "below"))
     with programs.kept():
         assert settings() == [None, 1.0]
+
+
+def test_there_is_one_program_for_each_bucket_of_sizes():
+    learned = untrained("regression")
+    random = np.random.default_rng(0)
+
+    def once(known: int, asked: int) -> None:
+        rows, _ = task(known + asked)
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        support, query = (
+            {name: part[at] for name, part in columns.items()} for at in (slice(known), slice(known, None))
+        )
+        adaptation.adapt(learned, support, random.normal(size=known), np.ones(known)).targets(query)
+
+    once(16, 60)
+    before = learner.adapt_tasks._cache_size(), learner.outputs_of_members._cache_size()
+    for known, asked in ((9, 1), (12, 64), (15, 33)):
+        once(known, asked)
+    assert (learner.adapt_tasks._cache_size(), learner.outputs_of_members._cache_size()) == before
+    once(17, 5)
+    assert learner.adapt_tasks._cache_size() == before[0] + 1

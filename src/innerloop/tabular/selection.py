@@ -78,11 +78,12 @@ def selected(
         if score is None:  # what was cut short says nothing of the design
             break
         scores.append(score)
+    if len(scores) < 2:
+        say("  designs are not compared, since the time limit is short")
+        return data
     for candidate in tried[len(scores) :]:
         say(f"  not tried, since the time limit is short: {candidate.name}")
     tried = tried[: len(scores)]
-    if len(tried) < 2:
-        return data
     best = 0
     for i, score in enumerate(scores):
         if score < scores[best] * (1 - WORTH):
