@@ -67,7 +67,7 @@ WAYS = {
     "n_jobs=2, threads": ("FewShotRegressor('run')", "threading", 2),
     "n_jobs=2, scikit-learn's `Ridge`": ("Ridge()", "loky", 2),
 }
-"""By name: the estimator, the processes or threads of joblib, and how many. Ridge regression costs its processes only."""
+"""By name: the estimator, joblib's processes or threads, and how many. Of ridge regression, processes are all it costs."""
 
 
 def shops(file: Path, tasks: int = 50, rows: int = 40) -> None:
