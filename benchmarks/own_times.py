@@ -62,12 +62,12 @@ for _ in range(2):
 print(json.dumps(seconds))
 """
 WAYS = {
-    "n_jobs=1": ("FewShotRegressor('run')", "loky", 1),
-    "n_jobs=2": ("FewShotRegressor('run')", "loky", 2),
-    "n_jobs=2, threads": ("FewShotRegressor('run')", "threading", 2),
-    "n_jobs=2, scikit-learn's `Ridge`": ("Ridge()", "loky", 2),
+    "1": ("FewShotRegressor('run')", "loky", 1),
+    "2": ("FewShotRegressor('run')", "loky", 2),
+    "2 threads": ("FewShotRegressor('run')", "threading", 2),
+    "2 for ridge regression": ("Ridge()", "loky", 2),
 }
-"""By name: the estimator, joblib's processes or threads, and how many. Of ridge regression, processes are all it costs."""
+"""By name: the estimator, processes or threads, and how many. Ridge regression costs little beside its processes."""
 
 
 def shops(file: Path, tasks: int = 50, rows: int = 40) -> None:
@@ -150,7 +150,10 @@ def block(result: dict[str, Any]) -> str:
         "",
         f"| {result['fits']} fits in `cross_val_score`, compiled before | first call of a process | next call |",
         "|---|---|---|",
-        *(f"| {name} | {found['first']:.1f} s | {found['again']:.1f} s |" for name, found in result["jobs"].items()),
+        *(
+            f"| `n_jobs={name}` | {found['first']:.1f} s | {found['again']:.1f} s |"
+            for name, found in result["jobs"].items()
+        ),
         "",
         f"`python -m benchmarks.own_times`, commit {(known['commit'] or 'unknown')[:10]}, "
         f"{known['machine']['processor']} with {known['machine']['cores']} cores.",
@@ -161,8 +164,10 @@ def block(result: dict[str, Any]) -> str:
 def main() -> int:
     if "write" in sys.argv[1:]:
         return write_block(PAGE, "own-times", block(json.loads(RESULT.read_text())), "--check" in sys.argv)
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         result = measured(Path(folder))
+    result["load"] = [load, os.getloadavg()[0]]
     result["environment"] = {
         "command": ["python", "-m", "benchmarks.own_times"],
         "commit": machine.commit(),
