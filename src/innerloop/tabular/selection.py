@@ -5,6 +5,8 @@ error relative to the variance of an episode's targets, which does not depend on
 Where validation tasks are few, each task that training may see is one of them in turn.
 """
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -58,13 +60,16 @@ def candidates(data: Prepared) -> list[Candidate]:
     return found
 
 
-def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE) -> Prepared:
+def selected(
+    data: Prepared, say: Callable[[str], None], *, share: float = SHARE, seconds: float = math.inf
+) -> Prepared:
     """The data with the design that validation tasks prefer.
 
     Args:
         data: with the design that was planned.
         say: told of each candidate and its loss.
         share: of the meta-steps of the schedule that a candidate is trained for.
+        seconds: that it may take; a candidate that would take longer is not tried.
 
     Returns:
         The same data if there is nothing to choose or no validation task.
@@ -72,12 +77,26 @@ def selected(data: Prepared, say: Callable[[str], None], *, share: float = SHARE
     tried = candidates(data)
     if len(tried) < 2 or "valid" not in data.parts:
         return data
+    end, longest, scores = time.monotonic() + seconds, 0.0, list[float]()
     turns = rotated(data)
     tasks = "validation tasks" if turns[0] is data else "validation tasks, which were others in turn"
-    scores = [
-        float(np.mean([_score(turn.designed(candidates(turn)[i].design), share) for turn in turns]))
-        for i in range(len(tried))
-    ]
+    for i in range(len(tried)):
+        began, losses = time.monotonic(), list[float | None]()
+        for turn in turns if began + longest < end else ():
+            losses.append(_score(turn.designed(candidates(turn)[i].design), share, end))
+            if losses[-1] is None:
+                break
+        longest = max(longest, time.monotonic() - began)
+        known = [loss for loss in losses if loss is not None]
+        if len(known) < len(turns):  # what was cut short says nothing of the design
+            break
+        scores.append(float(np.mean(known)))
+    if len(scores) < 2:
+        say("  designs are not compared, since the time limit is short")
+        return data
+    for candidate in tried[len(scores) :]:
+        say(f"  not tried, since the time limit is short: {candidate.name}")
+    tried = tried[: len(scores)]
     best = 0
     for i, score in enumerate(scores):
         if score < scores[best] * (1 - WORTH):
@@ -103,12 +122,14 @@ def rotated(data: Prepared) -> list[Prepared]:
     return turns if all(len(candidates(turn)) == len(candidates(data)) for turn in turns) else [data]
 
 
-def _score(data: Prepared, share: float) -> float:
-    """The lowest validation loss of a short training."""
+def _score(data: Prepared, share: float, end: float) -> float | None:
+    """The lowest validation loss of a short training, or `None` if it lasts longer than to `end`."""
     fitting = data.fitting()
     fit = fitting.start(data.choices.seed)
     length = max(int(share * fitting.schedule.iterations), min(LEAST_STEPS, fitting.schedule.iterations))
     fit = fitting.limited(fit, length)
     for now, _ in fitting.run(fit):
         fit = now
+        if time.monotonic() > end:
+            return None
     return float(fit.best_loss)
