@@ -274,11 +274,13 @@ def _empty(column: Column, rows: int) -> np.ndarray:
 
 def _require_size(flat: np.ndarray, column: Column, table: Table) -> None:
     """Refuse numbers in lists that 32 bits do not hold; infinite ones are gaps, as in columns of numbers."""
-    large = np.isfinite(flat) & (np.abs(flat) > np.finfo(np.float32).max) if flat.dtype.kind == "f" else np.zeros(1)
-    if large.any():
+    if flat.dtype.kind != "f":
+        return
+    largest = float(np.max(np.abs(flat), where=np.isfinite(flat), initial=0.0))
+    if largest > float(np.finfo(np.float32).max):
         raise InnerloopError(
-            f"The column {column.name!r} of {table.path} has {np.abs(flat[large]).max():g} in its lists; scale them, "
-            "or leave it out with --features."
+            f"The column {column.name!r} of {table.path} has {largest:g} in its lists; scale them, or leave it out "
+            "with --features."
         )
 
 
