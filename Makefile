@@ -69,6 +69,7 @@ results: .venv/.ready-dev
 	$(BIN)/python -m benchmarks.safety_page
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.grouped_page
+	$(BIN)/python -m benchmarks.own_times write
 	$(BIN)/python -m benchmarks.stability page
 	$(BIN)/python -m benchmarks.twenty_ways
 	$(BIN)/python -m benchmarks.fields

@@ -41,8 +41,8 @@ def body(learned: TrainedLearner, rows: int, seed: int) -> bytes:
     random = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {}
     for feature in learned.preparation.features:
-        if feature.kind == "categories":
-            columns[feature.name] = random.choice(feature.categories, 2 * rows).tolist()
+        if feature.of_text:
+            columns[feature.name] = random.choice(feature.categories or feature.levels or ("a", "b"), 2 * rows).tolist()
         else:
             values = random.normal(size=(2 * rows, feature.width)).round(4)
             columns[feature.name] = (values if feature.width > 1 else values[:, 0]).tolist()

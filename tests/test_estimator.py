@@ -16,6 +16,7 @@ from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import columns_of, infer_kind, named_columns
 from innerloop.tabular.design import Design
 from innerloop.tabular.features import Feature, Preparation
+from innerloop.tabular.few_shot import _loaded
 from innerloop.tabular.learner import initial
 from innerloop.tabular.rows import rows_of_tasks
 
@@ -82,6 +83,16 @@ def test_a_trained_learner_serves_as_the_start_of_an_estimator(regression, tmp_p
     regression.save(tmp_path)
     loaded = FewShotRegressor(pretrained=str(tmp_path)).fit(x[:6], y[:6])
     np.testing.assert_array_equal(loaded.predict(x[6:]), warm.predict(x[6:]))
+    again = clone(FewShotRegressor(pretrained=str(tmp_path)))
+    assert not hasattr(again, "n_features_in_")
+    read = _loaded.cache_info().misses
+    np.testing.assert_array_equal(again.fit(x[:6], y[:6]).predict(x[6:]), warm.predict(x[6:]))
+    assert _loaded.cache_info().misses == read
+    regression.save(tmp_path)
+    again.fit(x[:6], y[:6])
+    assert _loaded.cache_info().misses == read + 1
+    copied = clone(make_pipeline(FewShotRegressor(pretrained=regression)))  # which is trained, and so remains
+    np.testing.assert_array_equal(copied.fit(x[:6], y[:6]).predict(x[6:]), warm.predict(x[6:]))
     with pytest.raises(InnerloopError, match="needs one of classification"):
         FewShotClassifier(pretrained=regression).fit(x[:6], y[:6] > 100)
     with pytest.raises(InnerloopError, match=r"X has the shape \[6, 2\]; this learner reads 4 features"):

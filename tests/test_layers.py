@@ -14,7 +14,7 @@ JAX = ("jax", "jaxlib", "jaxtyping", "optax")
 FIRST = {
     "innerloop.runs.engine": "the loop, after Workload.open, which has loaded JAX",
     "innerloop.runs.machine": "sets JAX up: devices, precision, the clock of compilation",
-    "innerloop.runs.programs": "sets JAX up: where it keeps compiled programs",
+    "innerloop.programs": "sets JAX up: where it keeps compiled programs",
     "innerloop.runs.distributed": "meets the other processes, before there are devices",
     "innerloop.cli.main:_algorithms": "a verb without a run",
     "innerloop.cli.main:_doctor": "a verb without a run",

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, also when the process or the machine stops in the middle."""
+"""Where the user's cache is, and writing files whole or not at all, also when the machine stops in the middle."""
 
 import os
 import re
@@ -6,6 +6,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from innerloop.errors import InnerloopError
+
+
+def cache_dir() -> Path:
+    """The user's cache: `INNERLOOP_CACHE`, else `innerloop` under `XDG_CACHE_HOME` or `~/.cache`; mode 0700.
+
+    Raises:
+        InnerloopError: if it cannot be made.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(os.environ.get("INNERLOOP_CACHE") or Path(base) / "innerloop")
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InnerloopError(
+            f"The cache folder {path} cannot be made ({error.strerror}); set INNERLOOP_CACHE to a folder that can."
+        ) from error
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,8 +20,8 @@ def readers(run: Path, cache: Path, archive: Path) -> Mapping[Path, Reader]:
     """All files of a run, its model, the caches and an archive, each with what reads it."""
     from jax._src.lru_cache import LRUCache
 
-    from innerloop import artifacts, workloads
-    from innerloop.runs import checkpoint, programs, rundir, sealed, store
+    from innerloop import artifacts, programs, workloads
+    from innerloop.runs import checkpoint, rundir, sealed, store
     from innerloop.workloads.episodes.data.archive import read_members
 
     programs.keep_in(cache / "xla")

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from innerloop import programs
 from innerloop.errors import InnerloopError
-from innerloop.runs import checkpoint, engine, loop, machine, programs, rundir, sealed
+from innerloop.runs import checkpoint, engine, loop, machine, rundir, sealed
 from innerloop.runs.best import KEPT, Best
 from innerloop.runs.workload import Examined
 from innerloop.workloads import registered

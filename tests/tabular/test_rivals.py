@@ -65,6 +65,17 @@ def test_an_intercept_for_each_task_mends_a_pooled_model_where_intercepts_differ
     assert {rivals.kind_of(name) for name in rivals.alone(True)} == {"alone", "constant"}
 
 
+@pytest.mark.parametrize("kind", ["one feature", "none that varies", "twice the same", "one row a task", "constant"])
+def test_every_rival_takes_any_table(kind, monkeypatch):
+    monkeypatch.setattr("innerloop.tabular.pooled.TREES", 5)
+    pool = world(12)
+    x = {"one feature": pool.x[:, :1], "none that varies": np.zeros((240, 2)), "twice the same": pool.x[:, [0, 0]]}
+    y = np.ones(240) if kind == "constant" else pool.y
+    pool = Pool(x.get(kind, pool.x), y, np.arange(240) if kind == "one row a task" else pool.tasks)
+    for name, rival in {**rivals.pooled(pool), **rivals.alone(True)}.items():
+        assert np.isfinite(rival(pool.x[:5], pool.y[:5], pool.x[5:9], 0)).all(), name
+
+
 def test_classes_are_predicted_in_the_order_of_the_support_set(monkeypatch):
     monkeypatch.setattr("innerloop.tabular.pooled.TREES", 10)
     x = RANDOM.normal(size=(400, 3))
@@ -103,6 +114,8 @@ def found(**gains):
             {"trees": (0.2, 0.2), "mixed": (0.0, -0.1), "linear": (0.3, 0.2)},
             "pooled model does as well (mixed",
         ),
+        ({"trees": (0.2, 0.2), "mixed": (-0.2, -0.1), "linear": (0.3, 0.2)}, "pooled model does better (mixed"),
+        ({"trees": (0.2, 0.2), "mixed": (-0.1, -0.1), "linear": (-0.3, -0.2)}, "alone does better (linear"),
         ({"trees": (0.5, 0.5), "mean": (0.5, 0.5), "linear": (0.0, 0.0)}, "The tasks share nothing"),
         ({"trees": (0.2, 0.2), "mean": (0.5, 0.5), "linear": (0.0, 0.0)}, "A model of each task alone does as well"),
         ({"trees": (0.2, 0.2), "linear": (0.3, 0.1), "untrained": (-0.1, 0.0)}, "negative transfer"),

@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from innerloop import programs
 from innerloop.errors import InnerloopError
-from innerloop.runs import distributed, programs, store
+from innerloop.runs import distributed
 
 PACKAGES = ("innerloop", "jax", "jaxlib", "numpy", "optax", "safetensors")
 CGROUPS = (
@@ -46,9 +47,7 @@ def set_up(shards: int = 0, precision: str = "float32", parameters: int = 0) -> 
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     _require_precision(precision)
-    cache = store.cache_dir() / "xla"
-    with suppress(OSError):  # JAX says so if it cannot write there, and goes on
-        cache.mkdir(exist_ok=True, mode=0o700)
+    cache = programs.folder()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         programs.keep_in(cache)
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable")

@@ -14,25 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from innerloop.errors import InnerloopError
+from innerloop.files import cache_dir
 
 VARIABLE = "INNERLOOP_DATA"
-
-
-def cache_dir() -> Path:
-    """The user's cache: `INNERLOOP_CACHE`, else `innerloop` under `XDG_CACHE_HOME` or `~/.cache`; mode 0700.
-
-    Raises:
-        InnerloopError: if it cannot be made.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(os.environ.get("INNERLOOP_CACHE") or Path(base) / "innerloop")
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise InnerloopError(
-            f"The cache folder {path} cannot be made ({error.strerror}); set INNERLOOP_CACHE to a folder that can."
-        ) from error
-    return path
 
 
 def places(data_dir: str | None, name: str) -> list[Path]:

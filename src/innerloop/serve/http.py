@@ -115,7 +115,7 @@ def _object(content: bytes) -> Mapping[str, Any]:
 
 def description(learned: TrainedLearner) -> dict[str, Any]:
     """The OpenAPI description of a service."""
-    scalar = {"numbers": "number", "counts": "number", "categories": "string"}
+    scalar = {"numbers": "number", "counts": "number", "categories": "string", "texts": "string"}
     of_feature = {
         feature.name: (
             {"type": ["array"], "items": {"type": "number"}, "minItems": feature.width, "maxItems": feature.width}

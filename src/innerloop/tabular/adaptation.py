@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from innerloop import programs
 from innerloop.errors import InnerloopError
 from innerloop.tabular import learner
 from innerloop.tabular.artifact import TrainedLearner
@@ -143,6 +144,7 @@ def adapt(
     return adapt_many(learned, [Support(columns, target, weight)])[0]
 
 
+@programs.kept()
 def adapt_many(learned: TrainedLearner, supports: Sequence[Support]) -> list[AdaptedTask]:
     """Adapt to many tasks, those of like sizes at once.
 
@@ -206,6 +208,7 @@ def _error_left_out(learned: TrainedLearner, support: SupportTargets, left_out: 
     return float(np.mean((scores[rows % FOLDS, rows] - support.y) ** 2))
 
 
+@programs.kept()
 def _scores(learned: TrainedLearner, outputs: int, adapted: Adapted, inputs: Inputs) -> np.ndarray:
     number, parts = len(inputs.numbers), []
     for start in range(0, max(number, 1), BLOCK):

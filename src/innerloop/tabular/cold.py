@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from innerloop import programs
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.columns import Kind
 from innerloop.tabular.design import Design
@@ -13,6 +14,7 @@ COLD_WIDTH = 256
 """Random features that a learner without training reads a task by."""
 
 
+@programs.kept()
 def cold(X: np.ndarray, kind: Kind) -> TrainedLearner:
     """A learner without training: random features of scaled inputs, and a head by ridge regression.
 

@@ -248,7 +248,7 @@ def _dates(values: np.ndarray) -> np.ndarray | None:
 
 def _matching(values: Any, feature: Feature, where: str) -> np.ndarray:
     """One column as the learner reads it."""
-    if feature.kind == "categories":
+    if feature.of_text:
         texts = [None if is_absent(value) else str(value) for value in np.asarray(values).ravel().tolist()]
         return np.array(texts, object)
     wanted = "a number" if feature.width == 1 else f"a list of {feature.width} numbers"

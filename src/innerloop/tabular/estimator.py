@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from innerloop import programs
 from innerloop.core.finite import SKIPPED
 from innerloop.errors import InnerloopError
 from innerloop.tabular import adaptation
@@ -76,6 +77,7 @@ class TabularMetaLearner:
         self.learned: TrainedLearner | None = None
         self.reasons: tuple[str, ...] = ()
 
+    @programs.kept()
     def fit(self, tasks: Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]]) -> "TabularMetaLearner":
         """Meta-train.
 

@@ -5,7 +5,7 @@ bits.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.tabular.pooled import Trees
+from innerloop.tabular.texts import SIGNATURE, Effects, effects, effects_at, names_rows, signatures
 
 Columns: TypeAlias = Mapping[str, np.ndarray]
 """Feature columns by name: numbers `[rows]` or `[rows, width]`, or texts `[rows]` with `None` where one is missing."""
@@ -44,28 +45,45 @@ class Feature:
 
     Attributes:
         name: of the column.
-        kind: unsigned bytes as counts, numbers, or texts as categories.
+        kind: unsigned bytes as counts, numbers, texts as categories, or texts of more different values than these may
+            have, see `innerloop.tabular.texts`.
         width: entries of a value; 1 for a plain column.
         used: the entries that vary in training.
         center: median of each used number.
         scale: its spread, positive.
         gaps: places among `used` that were missing somewhere in training, which get an indicator.
         categories: the texts that training saw.
+        levels: the texts that had an effect in training.
+        effects: of each of them, one after another.
     """
 
     name: str
-    kind: Literal["counts", "numbers", "categories"]
+    kind: Literal["counts", "numbers", "categories", "texts"]
     width: int
     used: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     gaps: tuple[int, ...] = ()
     categories: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    effects: tuple[float, ...] = ()
 
     @property
     def outputs(self) -> int:
         """Entries that the network reads."""
-        return len(self.categories) if self.kind == "categories" else len(self.used) + len(self.gaps)
+        if self.kind == "categories":
+            return len(self.categories)
+        return len(self.used) + len(self.gaps) + self.meaning.outputs
+
+    @property
+    def of_text(self) -> bool:
+        """Whether the column holds texts."""
+        return self.kind in ("categories", "texts")
+
+    @cached_property
+    def meaning(self) -> Effects:
+        """What texts of many different values meant in training."""
+        return Effects(self.levels, self.effects, len(self.effects) // max(len(self.levels), 1))
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -124,8 +142,31 @@ class Preparation:
         pooled = self.pooled.outputs if self.pooled else 0
         return counts, sum(feature.outputs for feature in self.features) - counts + pooled
 
-    def encode(self, columns: Columns) -> Inputs:
+    def with_effects(self, columns: Columns, targets: np.ndarray, tasks: np.ndarray) -> "Preparation":
+        """The same with what texts of many different values meant in training.
+
+        Args:
+            columns: training rows.
+            targets: of each, as numbers, `[rows, outputs]`.
+            tasks: the task of each row.
+        """
+        features = []
+        for feature in self.features:
+            found = (
+                effects(columns[feature.name], targets, tasks)
+                if feature.kind == "texts" and feature.used
+                else Effects()
+            )
+            features.append(replace(feature, levels=found.levels, effects=found.values))
+        return replace(self, features=tuple(features))
+
+    def encode(self, columns: Columns, elsewhere: Columns | None = None) -> Inputs:
         """The rows as the network reads them.
+
+        Args:
+            columns: the rows.
+            elsewhere: of training rows, by feature, the effects of their texts in other tasks, which then take the
+                place of those in all tasks.
 
         Raises:
             InnerloopError: if a feature is missing, or has another width or type than in training.
@@ -136,7 +177,8 @@ class Preparation:
             if feature.name not in columns:
                 raise InnerloopError(f"The feature {feature.name!r} is missing; training had it.")
             values = columns[feature.name]
-            (counts if feature.kind == "counts" else numbers).append(_encode(feature, values))
+            read = _encode(feature, values, (elsewhere or {}).get(feature.name))
+            (counts if feature.kind == "counts" else numbers).append(read)
         number = rows.pop() if len(rows) == 1 else len(next(iter(columns.values())))
         inputs = Inputs(
             np.concatenate([np.zeros((number, 0), np.uint8), *counts], axis=1),
@@ -182,6 +224,8 @@ def with_pooled(inputs: Inputs, predicted: np.ndarray) -> Inputs:
 def _fit(name: str, values: np.ndarray) -> Feature:
     if values.dtype.kind in "OUS":
         texts, counts = np.unique([str(value) for value in values if value is not None], return_counts=True)
+        if len(texts) > LARGEST_CATEGORIES:
+            return Feature(name, "texts", 1, () if names_rows(values) else tuple(range(SIGNATURE)))
         common = texts[np.argsort(-counts, kind="stable")][:LARGEST_CATEGORIES]
         return Feature(name, "categories", 1, categories=tuple(sorted(str(text) for text in common)))
     table = values.reshape(len(values), -1)
@@ -212,9 +256,13 @@ def _fit(name: str, values: np.ndarray) -> Feature:
     return Feature(name, "numbers", table.shape[1], tuple(used), tuple(center), tuple(scale), tuple(gaps))
 
 
-def _encode(feature: Feature, values: np.ndarray) -> np.ndarray:
-    if feature.kind == "categories":
+def _encode(feature: Feature, values: np.ndarray, elsewhere: np.ndarray | None = None) -> np.ndarray:
+    if feature.of_text:
         texts = np.array([None if value is None else str(value) for value in values], object)
+        if feature.kind == "texts":
+            meant = effects_at(feature.meaning, texts) if elsewhere is None else elsewhere
+            read = signatures(texts) if feature.used else np.zeros((len(texts), 0), np.float32)
+            return np.concatenate([read, np.clip(meant, -LIMIT, LIMIT)], axis=1)
         return (texts[:, None] == np.array(feature.categories, object)[None]).astype(np.float32)
     if values.dtype.kind in "OUS":
         raise InnerloopError(f"The feature {feature.name!r} holds text; training had numbers there.")

@@ -1,10 +1,13 @@
 """Estimators of small tasks among scikit-learn's, which start from a meta-trained learner."""
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from innerloop import artifacts
 from innerloop.errors import InnerloopError
 from innerloop.tabular import adaptation
 from innerloop.tabular.artifact import TrainedLearner
@@ -42,6 +45,19 @@ def _repeats(weight: np.ndarray) -> np.ndarray:
     )
 
 
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, written: tuple[tuple[int, ...], ...]) -> TabularMetaLearner:
+    """The learner in a folder, read once as long as its files stay as they are; a cross-validation asks many times."""
+    return TabularMetaLearner.load(folder)
+
+
+def _written(folder: Path) -> tuple[tuple[int, ...], ...]:
+    """When the files of a folder were written, and their sizes."""
+    folder = artifacts.of_run(folder)
+    found = [file.stat() for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)
+
+
 class _FewShot(BaseEstimator):
     """What both estimators share. An instance is one task: `fit` adapts, in well under a second."""
 
@@ -53,7 +69,7 @@ class _FewShot(BaseEstimator):
         if given is None:
             return cold(X if weight is None else np.repeat(X, _repeats(weight), axis=0), kind)
         if isinstance(given, str | Path):
-            given = TabularMetaLearner.load(given)
+            given = _loaded(Path(given).resolve(), _written(Path(given)))
         if not isinstance(given, TabularMetaLearner):
             raise InnerloopError(
                 f"pretrained is {given!r}; it must be a TabularMetaLearner, the folder of one, or None."
@@ -80,6 +96,14 @@ class _FewShot(BaseEstimator):
         if names is None or [feature.name for feature in features] == [str(i) for i in range(len(features))]:
             return columns_of(X, features)
         return matched({str(name): X[:, i] for i, name in enumerate(names)}, features, "X")
+
+    def __sklearn_clone__(self) -> "_FewShot":
+        """Another of the same, not fitted; what `pretrained` has learned is a setting, which stays."""
+        copy = type(self)(**self.get_params(deep=False))
+        for name in ("_metadata_request", "_sklearn_output_config"):  # which scikit-learn's own clone keeps too
+            if name in vars(self):
+                setattr(copy, name, deepcopy(vars(self)[name]))
+        return copy
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -113,13 +113,7 @@ class Fitting:
     ):
         self.design, self.schedule, self.sizes, self.classes = design, schedule, sizes, classes
         self._training, self._held_out, self._together = training, held_out, together
-        loss = learner_loss(design, classes)
-        step = outer.meta_step(loss, _optimizer(schedule), meta_batch=schedule.meta_batch)
-        self._steps = jax.jit(outer.repeat(step), donate_argnums=0)
-        self._finite = jax.jit(outer.finite_tasks(loss, meta_batch=schedule.meta_batch))
-        self._validate = jax.jit(
-            partial(_validation, learner_loss(replace(design, dropout=0.0, dropout_inputs=0.0), classes))
-        )
+        self._steps, self._finite, self._validate = _programs(design, schedule, classes)
 
     def start(self, seed: int) -> Fit:
         """The state before the first meta-step, which the seed fixes."""
@@ -185,6 +179,18 @@ class Fitting:
             fit, metrics = self.advance(fit, count)
             fit, loss = self.validate(fit)
             yield fit, StepInfo(done + count, metrics, loss)
+
+
+@lru_cache(maxsize=16)
+def _programs(design: Design, schedule: Schedule, classes: int) -> tuple[Callable[..., Any], ...]:
+    """The meta-steps, what of the next one is finite, and the validation: once for all trainings of a design."""
+    loss = learner_loss(design, classes)
+    step = outer.meta_step(loss, _optimizer(schedule), meta_batch=schedule.meta_batch)
+    return (
+        jax.jit(outer.repeat(step), donate_argnums=0),
+        jax.jit(outer.finite_tasks(loss, meta_batch=schedule.meta_batch)),
+        jax.jit(partial(_validation, learner_loss(replace(design, dropout=0.0, dropout_inputs=0.0), classes))),
+    )
 
 
 class ScheduleState(NamedTuple):

@@ -170,6 +170,11 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
     return Plan(design, schedule, labels, outputs, supports, queries, sizes, tuple(reasons))
 
 
+def labels_of(choices: Choices, rows: Rows) -> tuple[str, ...]:
+    """The classes that all tasks share, in order; empty if each task has its own, or for regression."""
+    return _labels(choices, rows, [])[0]
+
+
 def smallest_task(choices: Choices, rows: Rows) -> int:
     """Rows that a task needs: as many in the query set as in the smallest support set; for images a row will do."""
     if rows.image:

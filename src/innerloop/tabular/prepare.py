@@ -11,12 +11,13 @@ from innerloop.errors import InnerloopError
 from innerloop.tabular.artifact import TrainedLearner
 from innerloop.tabular.design import Design
 from innerloop.tabular.episodes import ClassEpisodes, RaggedEpisodes
-from innerloop.tabular.features import Feature, Inputs, Preparation, as_matrix, with_pooled
+from innerloop.tabular.features import Columns, Feature, Inputs, Preparation, as_matrix, with_pooled
 from innerloop.tabular.fit import Fitting
 from innerloop.tabular.identity import in_order
-from innerloop.tabular.plan import Choices, Plan, plan, smallest_task
+from innerloop.tabular.plan import Choices, Plan, labels_of, plan, smallest_task
 from innerloop.tabular.pooled import Trees, out_of_fold
 from innerloop.tabular.rows import PARTS, Rows, split, usable
+from innerloop.tabular.texts import MOST_OUTPUTS, effects_elsewhere
 from innerloop.types import Meta, TaskDistribution
 
 MOST_POOLED = 100_000
@@ -38,6 +39,7 @@ class Prepared(NamedTuple):
         choices: what the user asked for.
         units: mean and standard deviation of the training targets, for a regression.
         out_of_fold: what pooled models that did not see its task predict of each training row, `[rows, outputs]`.
+        elsewhere: by feature, the effects of training rows' texts in other tasks.
     """
 
     parts: dict[str, Rows]
@@ -47,6 +49,7 @@ class Prepared(NamedTuple):
     choices: Choices
     units: tuple[float, float] = (0.0, 1.0)
     out_of_fold: np.ndarray | None = None
+    elsewhere: Columns | None = None
 
     def distribution(self, part: str) -> TaskDistribution | None:
         """The episodes of one part of the data, or `None` if there is no such part."""
@@ -110,10 +113,15 @@ class Prepared(NamedTuple):
 
     def _inputs(self, part: str) -> Inputs:
         """Rows as the network reads them; of training rows, what models that did not see their task predict."""
-        columns = self.parts[part].columns
-        if part == "train" and self.preparation.pooled and self.out_of_fold is not None:
-            return with_pooled(replace(self.preparation, pooled=None).encode(columns), self.out_of_fold)
-        return self.preparation.encode(columns)
+        if part != "train":
+            return self.preparation.encode(self.parts[part].columns)
+        inputs = self.features_of_training()
+        known = self.preparation.pooled and self.out_of_fold is not None
+        return with_pooled(inputs, self.out_of_fold) if known else inputs  # pyright: ignore[reportArgumentType]
+
+    def features_of_training(self) -> Inputs:
+        """The features of training rows, without what a pooled model predicts; texts by their effects elsewhere."""
+        return replace(self.preparation, pooled=None).encode(self.parts["train"].columns, self.elsewhere)
 
     def _episodes(self, part: str) -> RaggedEpisodes | ClassEpisodes:
         plan, rows, inputs = self.plan, self.parts[part], self._inputs(part)
@@ -151,9 +159,45 @@ def prepare(rows: Rows, choices: Choices) -> Prepared:
     else:
         chosen = np.random.default_rng(choices.seed).permutation(len(training.target))[:SAMPLE]
         preparation = Preparation.fit({name: values[chosen] for name, values in training.columns.items()})
+    preparation, elsewhere = with_effects(preparation, training, choices)
     planned = plan(choices, rows, sum(preparation.sizes))
-    prepared = Prepared(parts, preparation, planned, left_out, choices, units_of(training))
+    planned = planned._replace(reasons=(*planned.reasons, *told_of_texts(preparation)))
+    prepared = Prepared(parts, preparation, planned, left_out, choices, units_of(training), elsewhere=elsewhere)
     return pooled_beside(prepared) if planned.design.pooled else prepared
+
+
+def with_effects(preparation: Preparation, rows: Rows, choices: Choices) -> tuple[Preparation, Columns | None]:
+    """The preparation with what texts meant in training, and for training rows what they meant in other tasks."""
+    labels = labels_of(choices, rows)
+    if not any(feature.used for feature in preparation.features if feature.kind == "texts"):
+        return preparation, None
+    if rows.regression:
+        center, scale = units_of(rows)
+        targets = ((rows.target - center) / scale)[:, None]
+    elif 2 <= len(labels) <= MOST_OUTPUTS:
+        targets = (rows.target[:, None] == np.array(labels[len(labels) == 2 :], object)).astype(np.float64)
+    else:
+        return preparation, None
+    preparation = preparation.with_effects(rows.columns, targets, rows.tasks)
+    return preparation, {
+        feature.name: effects_elsewhere(
+            rows.columns[feature.name], targets, rows.tasks, feature.meaning.outputs, choices.seed
+        )
+        for feature in preparation.features
+        if feature.meaning.outputs
+    }
+
+
+def told_of_texts(preparation: Preparation) -> list[str]:
+    """What is told of columns of texts with many different values."""
+    lines = []
+    for feature in preparation.features:
+        if feature.kind == "texts" and feature.used:
+            also = ", and by what the same text meant in other training tasks" if feature.levels else ""
+            lines.append(f"texts: {feature.name} has many different ones, read by their words{also}")
+        elif feature.kind == "texts":
+            lines.append(f"texts: {feature.name} names single rows, and is not read")
+    return lines
 
 
 def drawn_from(rows: Rows, ways: int) -> np.ndarray:
@@ -177,7 +221,7 @@ def units_of(rows: Rows) -> tuple[float, float]:
 def pooled_beside(prepared: Prepared) -> Prepared:
     """Fit trees to all training rows together, and for each training row trees that did not see its task."""
     rows, plain = prepared.parts["train"], prepared.preparation
-    x, outputs, seed = as_matrix(plain.encode(rows.columns)), prepared.plan.outputs, prepared.choices.seed
+    x, outputs, seed = as_matrix(prepared.features_of_training()), prepared.plan.outputs, prepared.choices.seed
     center, scale = prepared.units
     y = (rows.target - center) / scale if rows.regression else label_indices(rows, prepared.plan.labels)
 

@@ -189,9 +189,11 @@ def _mixed(pool: Pool, seed: int) -> Rival | None:
     """A linear mixed model of statsmodels; a new task gets its best linear unbiased prediction."""
     models = require("statsmodels.regression.mixed_linear_model", "tabular", "A mixed model")
     kept = np.random.default_rng(seed).permutation(len(pool.y))[:MOST_MIXED_ROWS]
-    varies = np.flatnonzero(pool.x.std(axis=0) > 0)
-    _, independent = np.unique(np.round(np.corrcoef(pool.x[:, varies].T), 9), axis=0, return_index=True)
-    used = varies[np.sort(np.atleast_1d(independent))]
+    varies = np.flatnonzero(pool.x[kept].std(axis=0) > 0)
+    if len(varies) > 1:
+        _, independent = np.unique(np.round(np.corrcoef(pool.x[kept][:, varies].T), 9), axis=0, return_index=True)
+        varies = varies[np.sort(independent)]
+    used = varies
     slopes = used if len(used) <= MOST_SLOPES else used[:0]
     size = float(np.std(pool.y)) or 1.0
     x, random_part = (_with_one(pool.x[kept][:, columns].astype(np.float64)) for columns in (used, slopes))

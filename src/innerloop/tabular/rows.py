@@ -56,6 +56,18 @@ def take(rows: Rows, chosen: np.ndarray) -> Rows:
     )
 
 
+def joined(first: Rows, second: Rows) -> Rows:
+    """The rows of two parts of the same data, of which no task is in both."""
+    parts = None if first.parts is None or second.parts is None else (*first.parts, *second.parts)
+    return first._replace(
+        columns={name: np.concatenate([values, second.columns[name]]) for name, values in first.columns.items()},
+        target=np.concatenate([first.target, second.target]),
+        tasks=np.concatenate([first.tasks, second.tasks + len(first.names)]).astype(np.int32),
+        names=(*first.names, *second.names),
+        parts=parts,
+    )
+
+
 def rows_of(rows: Rows, tasks: Sequence[int] | np.ndarray) -> Rows:
     """The rows of some tasks."""
     return take(rows, np.flatnonzero(np.isin(rows.tasks, np.asarray(tasks, np.int64))))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from innerloop.errors import InnerloopError
+from innerloop.tabular.features import Preparation
 from innerloop.workloads.tabular.dialects import value_in
 from innerloop.workloads.tabular.tables import Table, label_texts, read
 
@@ -91,6 +92,18 @@ def test_lists_with_gaps_or_too_large_numbers_are_named(tmp_path):
         table = Table(tmp_path / "l.parquet")
         with pytest.raises(InnerloopError, match=f"'v'.*{said}"):
             read(table, [table.columns["v"]])
+
+
+def test_infinite_numbers_in_lists_are_gaps_as_in_columns(tmp_path):
+    rows = [[1.0, float("inf")], [2.0, float("nan")], [3.0, 4.0], [5.0, 6.0]]
+    parquet.write_table(pa.table({"v": pa.array(rows, pa.list_(pa.float32(), 2))}), tmp_path / "l.parquet")
+    (tmp_path / "l.csv").write_text('v\n"[1, Infinity]"\n"[2, NaN]"\n"[3, 4]"\n"[5, 6]"\n')
+    for name in ("l.parquet", "l.csv"):
+        table = Table(tmp_path / name)
+        columns = read(table, [table.columns["v"]])
+        numbers = Preparation.fit(columns).encode(columns).numbers
+        assert np.isfinite(numbers).all(), name
+        assert numbers[0, 1] == numbers[1, 1] == 0, name
 
 
 def test_two_columns_of_one_name_are_named(tmp_path):

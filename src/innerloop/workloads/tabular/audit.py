@@ -9,7 +9,7 @@ import numpy as np
 
 from innerloop.errors import InnerloopError
 from innerloop.tabular.draws import enough
-from innerloop.tabular.prepare import prepare
+from innerloop.tabular.prepare import prepare, told_of_texts
 from innerloop.tabular.rows import Rows, split, usable
 from innerloop.text import listed
 from innerloop.workloads.tabular.config import Config
@@ -42,7 +42,7 @@ def examine(config: Config, say: Callable[[str], None]) -> int:
     loaded = load(config)
     for line in (*loaded.reasons, *loaded.rows.notes):
         say(f"  {line}")
-    findings = [*findings_of(config, loaded.rows), *_refused(config, loaded.rows)]
+    findings = [*findings_of(config, loaded.rows), *_in_training(config, loaded.rows)]
     for text, wrong in findings:
         say(f"{'!' if wrong else ' '} {text}")
     number = sum(finding.wrong for finding in findings)
@@ -64,8 +64,8 @@ def findings_of(config: Config, rows: Rows) -> list[Finding]:
     ]
 
 
-def _refused(config: Config, rows: Rows) -> list[Finding]:
-    """What training would say, if it does not accept the data."""
+def _in_training(config: Config, rows: Rows) -> list[Finding]:
+    """How training reads texts of many different values, or what it would say if it does not accept the data."""
     try:
         chosen = choices_of(config)
         data = prepare(rows, chosen if chosen.pooled == "trees" else replace(chosen, pooled="none"))
@@ -78,7 +78,7 @@ def _refused(config: Config, rows: Rows) -> list[Finding]:
                 return [Finding(f"no test task has more than {min(sizes)} rows, so none can be judged", True)]
     except InnerloopError as error:
         return [Finding(f"training refuses it: {error}", True)]
-    return []
+    return [Finding(line) for line in told_of_texts(data.preparation)]
 
 
 def _sizes(rows: Rows) -> list[Finding]:

@@ -1,7 +1,6 @@
 """The models that a learner is held against, and their scores on the rows of a task."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +19,7 @@ def rivals_of(data: Prepared) -> dict[str, Rival]:
     found = rivals.alone(rows.regression)
     if not (rows.regression or planned.labels) or sum(data.preparation.sizes) > MOST_INPUTS_OF_TREES:
         return found
-    x = as_matrix(replace(data.preparation, pooled=None).encode(rows.columns))
+    x = as_matrix(data.features_of_training())
     center, scale = data.units
     y = (rows.target - center) / scale if rows.regression else label_indices(rows, planned.labels)
     return found | rivals.pooled(rivals.Pool(x, y, rows.tasks, planned.labels), data.choices.seed)

@@ -114,8 +114,8 @@ def matching_columns(learned: TrainedLearner, table: Table) -> list[Column]:
             column = table.described([name])[name]
         text = column.kind in ("text", "other")
         if column.kind == "other" and table.format == "csv":  # empty in every row
-            column, text = Column(name, "text" if feature.kind == "categories" else "number"), False
-        if feature.kind == "categories":
+            column, text = Column(name, "text" if feature.of_text else "number"), False
+        if feature.of_text:
             column = Column(name, "text")
         elif text and not column.problem:
             raise InnerloopError(f"{table.path} holds text in {name!r}, where the learner was trained on numbers.")

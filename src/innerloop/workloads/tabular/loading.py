@@ -11,6 +11,7 @@ from innerloop.runs import machine
 from innerloop.tabular.columns import Kind, infer_kind
 from innerloop.tabular.features import LARGEST_CATEGORIES
 from innerloop.tabular.rows import Rows, part_named
+from innerloop.tabular.texts import LOOKED_AT, names_rows
 from innerloop.text import listed
 from innerloop.workloads.tabular import pictures
 from innerloop.workloads.tabular.config import Config
@@ -96,8 +97,8 @@ def chosen_features(table: Table, asked: Sequence[str], special: Sequence[str]) 
     for name, column in described.items():
         if column.kind == "other":
             left_out.append(f"{name} ({column.problem})")
-        elif column.kind == "text" and column.distinct > LARGEST_CATEGORIES:
-            left_out.append(f"{name} (more than {LARGEST_CATEGORIES} different texts)")
+        elif column.kind == "text" and column.distinct > LARGEST_CATEGORIES and names_rows(first_of(table, column)):
+            left_out.append(f"{name} (more than {LARGEST_CATEGORIES} different texts, which name single rows)")
         else:
             kept.append(column)
     if not kept:
@@ -105,6 +106,11 @@ def chosen_features(table: Table, asked: Sequence[str], special: Sequence[str]) 
         raise InnerloopError(f"{table.path} has no column to predict from{why}.")
     reasons = [f"features: {listed([column.name for column in kept], 8)}, all columns that can be read; see --features"]
     return kept, reasons + ([f"left out: {listed(left_out, 8)}"] if left_out else [])
+
+
+def first_of(table: Table, column: Column) -> np.ndarray:
+    """The first cells of a column of texts."""
+    return read(table, [column], np.arange(table.rows) < LOOKED_AT)[column.name]
 
 
 def _target(table: Table, config: Config) -> tuple[np.ndarray, bool]:

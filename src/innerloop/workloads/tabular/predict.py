@@ -59,11 +59,11 @@ def adapt(
         else:
             scores[np.ix_(places, [labels.index(label) for label in task.labels])] = task.probabilities(columns)
     if learned.regression:
-        found: dict[str, Any] = dict(zip(("prediction", "low", "high"), scores.T, strict=True))
+        found: dict[str, Any] = dict(zip(("prediction", "low", "high"), scores.T.tolist(), strict=True))
         scores = scores[:, 0]
     else:
         found = {"prediction": [labels[i] for i in scores.argmax(axis=1)]}
-        found |= {f"probability_{label}": scores[:, i] for i, label in enumerate(labels)}
+        found |= {f"probability_{label}": scores[:, i].tolist() for i, label in enumerate(labels)}
     predictions.write(out, {**asked.kept, **found}, asked.rows)
     if len(tasks) == 1:
         say(predictions.adapted(len(given.target), "rows", tasks[0].curve))

@@ -1,5 +1,7 @@
 """One sitting with a run on a user's own tasks."""
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -26,6 +28,9 @@ from innerloop.workloads.tabular import evaluation, loading, report, training
 from innerloop.workloads.tabular.config import Config
 from innerloop.workloads.tabular.defaults import choices_of, resolved
 
+SELECTION = 0.5
+"""The share of the time limit that choosing a design may take, with the pooled model."""
+
 
 class TabularSession:
     """One sitting with a run on a user's own tasks.
@@ -35,11 +40,13 @@ class TabularSession:
         data: rows of tasks, split and planned for.
         reasons: what was decided on the way, a line each.
         progress: what is said meanwhile.
+        spent: seconds of the time limit that went by before training.
     """
 
     unit = "meta-step"
 
-    def __init__(self, config: Config, data: Prepared, reasons: Sequence[str], progress: Progress):
+    def __init__(self, config: Config, data: Prepared, reasons: Sequence[str], progress: Progress, spent: float = 0.0):
+        self.spent = spent
         self.config, self.data, self.progress = config, data, progress
         self.settings = training.settings_of(config, data)
         self.tasks_per_step = config.training.meta_batch
@@ -69,12 +76,14 @@ class TabularSession:
         machine.set_up(1)
         with progress.timed(f"reading {config.data}"):
             loaded = loading.load(config)
+        began = time.monotonic()
         with progress.timed("fitting features and the pooled model"):
             data = prepare(loaded.rows, choices_of(config))
         if resolve:
-            data = selected(data, progress.say)
+            allowed = math.inf if config.seconds is None else SELECTION * config.seconds
+            data = selected(data, progress.say, seconds=allowed - (time.monotonic() - began))
             config = replace(resolved(config, data.plan.design), data=str(Path(config.data).resolve()))
-        return cls(config, data, (*loaded.reasons, *loaded.rows.notes), progress)
+        return cls(config, data, (*loaded.reasons, *loaded.rows.notes), progress, time.monotonic() - began)
 
     def describe(self) -> list[str]:
         lines = (*self._reasons, *described_tasks(self.config, self.data), *self.data.plan.reasons)
@@ -97,7 +106,7 @@ class TabularSession:
         return state.state.meta
 
     def steps(self, state: Fit) -> Iterator[StepInfo]:
-        return training.train(self.config, self.data, self._fitting, state, self.progress)
+        return training.train(self.config, self.data, self._fitting, state, self.progress, self.spent)
 
     def examined(self, state: Fit, step: int) -> Examined:
         before = state._replace(state=state.state._replace(step=jnp.asarray(step, jnp.int32)))

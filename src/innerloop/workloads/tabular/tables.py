@@ -272,6 +272,18 @@ def _empty(column: Column, rows: int) -> np.ndarray:
     return np.zeros(shape, np.float64)
 
 
+def _require_size(flat: np.ndarray, column: Column, table: Table) -> None:
+    """Refuse numbers in lists that 32 bits do not hold; infinite ones are gaps, as in columns of numbers."""
+    if flat.dtype.kind != "f":
+        return
+    largest = float(np.max(np.abs(flat), where=np.isfinite(flat), initial=0.0))
+    if largest > float(np.finfo(np.float32).max):
+        raise InnerloopError(
+            f"The column {column.name!r} of {table.path} has {largest:g} in its lists; scale them, or leave it out "
+            "with --features."
+        )
+
+
 def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
     if column.kind == "text" and table.format != "csv":
         return np.array([None if value is None else str(value) for value in values.to_pylist()], object)
@@ -283,7 +295,9 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
             return _read_dates([None if text is None else text.strip() for text in texts])
         if column.kind == "list":
             empty = [np.nan] * column.width
-            return np.array([empty if text is None else listed(text) for text in texts], np.float32)
+            rows = np.array([empty if text is None else listed(text) for text in texts], np.float64)
+            _require_size(rows, column, table)
+            return rows.astype(np.float32)
         if column.kind == "truth":
             return np.array([np.nan if text is None else float(text.strip().lower() == "true") for text in texts])
         return np.array([np.nan if text is None else value_in(text, column.notation) for text in texts], np.float64)
@@ -295,12 +309,12 @@ def _values(column: Column, values: Arrow, table: Table) -> np.ndarray:
             )
         entries = values.flatten()
         flat = entries.to_numpy(zero_copy_only=False)
-        if entries.null_count or (flat.dtype.kind == "f" and (np.abs(flat) > np.finfo(np.float32).max).any()):
-            found = "lists with gaps in them" if entries.null_count else f"{np.nanmax(np.abs(flat)):g} in its lists"
+        if entries.null_count:
             raise InnerloopError(
-                f"The column {column.name!r} of {table.path} has {found}; fill or scale them, or leave it out with "
-                "--features."
+                f"The column {column.name!r} of {table.path} has lists with gaps in them; fill them, or leave it out "
+                "with --features."
             )
+        _require_size(flat, column, table)
         return flat.reshape(len(values), column.width)
     if column.kind == "date":
         found = values.to_numpy(zero_copy_only=False)

@@ -4,8 +4,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
 from innerloop.runs import codec
 from innerloop.runs.progress import Progress
 from innerloop.runs.workload import StepInfo as WorkloadStep
@@ -14,7 +12,7 @@ from innerloop.tabular.prepare import Prepared
 from innerloop.workloads.tabular.config import Config
 
 RESERVE = 0.9
-"""The share of the time limit that the course is planned for; validation takes some of the rest."""
+"""The share of the time limit that is left which the course is planned for, validation included."""
 
 
 def settings_of(config: Config, data: Prepared) -> dict[str, Any]:
@@ -22,7 +20,9 @@ def settings_of(config: Config, data: Prepared) -> dict[str, Any]:
     return {**codec.training_settings(config), "data": data.fingerprint()}
 
 
-def train(config: Config, data: Prepared, fitting: Fitting, fit: Fit, progress: Progress) -> Iterator[WorkloadStep]:
+def train(
+    config: Config, data: Prepared, fitting: Fitting, fit: Fit, progress: Progress, spent: float = 0.0
+) -> Iterator[WorkloadStep]:
     """Train to the end, or to the end of the time limit.
 
     Args:
@@ -31,21 +31,24 @@ def train(config: Config, data: Prepared, fitting: Fitting, fit: Fit, progress: 
         fitting: the compiled meta-step and validation.
         fit: where training stands.
         progress: told of compiling, and of the time limit.
+        spent: seconds of the time limit that went by before.
 
     Raises:
         InnerloopError: if training diverges.
     """
-    began = time.monotonic()
+    began = time.monotonic() - spent
     if not int(fit.state.step):
         fit = started(fitting, config, progress, began)
     if not fitting.finished(fit):
+        last = time.monotonic()
         for now, info in fitting.run(fit):
             fit = now
+            last, took = time.monotonic(), time.monotonic() - last
             values = info.metrics | {"validation/loss": info.validation}
             held_out = {name: value for name, value in values.items() if value == value or name in info.metrics}
             yield WorkloadStep(fit, info.step, fitting.total(fit), held_out, training_line(info))
-            if config.seconds is not None and time.monotonic() - began > config.seconds:
-                progress.say(f"the time limit of {config.time_limit} is reached")
+            if config.seconds is not None and last + took - began > config.seconds and not fitting.finished(fit):
+                progress.say(f"the time limit of {config.time_limit} is reached: another part would not fit into it")
                 break
     why = "the end" if data.parts.get("valid") is None else f"step {int(fit.best_step):,}, the best on held-out tasks"
     progress.say(f"taken from {why}, after {int(fit.state.step):,} meta-steps")
@@ -57,10 +60,13 @@ def started(fitting: Fitting, config: Config, progress: Progress, began: float) 
         trial, _ = fitting.advance(fitting.start(config.seed), 1)
     if config.seconds is None:
         return fitting.start(config.seed)
-    steps = 5
-    before = time.monotonic()
-    jax.block_until_ready(fitting.advance(trial, steps)[0])
+    trial, _ = fitting.validate(trial)  # which is compiled here, so that it is not counted below
+    steps, before = 5, time.monotonic()
+    trial, _ = fitting.advance(trial, steps)
     step_time = (time.monotonic() - before) / steps
+    before = time.monotonic()
+    fitting.validate(trial)
+    step_time += (time.monotonic() - before) / fitting.schedule.every
     left = config.seconds - (time.monotonic() - began)
     fit = fitting.limited(fitting.start(config.seed), int(RESERVE * left / step_time))
     if fitting.total(fit) < fitting.schedule.iterations:

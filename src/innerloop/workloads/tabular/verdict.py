@@ -68,14 +68,17 @@ def verdict(found: Mapping[str, Any]) -> str:
         return _helpful(helps, sizes, pooled, alone)
     if _nothing_shared(rivals, sizes) and len(over_alone) < len(sizes):
         best = alone.get(max(sizes)) or alone[min(alone)]
-        return f"The tasks share nothing that helps: a model of each task alone does as well ({best.method})."
-    if len(over_pooled) < len(sizes) and pooled:
+        return f"The tasks share nothing that helps: a model of each task alone does {_how([best])} ({best.method})."
+    stronger_alone = not over_alone and all(
+        size not in pooled or alone[size].gain < pooled[size].gain for size in sizes
+    )
+    if len(over_pooled) < len(sizes) and pooled and not stronger_alone:
         level = [pooled[size] for size in sizes if size not in over_pooled]
-        plain = [standing for standing in level if standing.method == level[0].method]
         at = "" if len(level) == len(sizes) else f" {_at(level)}"
         rest = "" if not at else ", and a model of each task alone with other numbers of rows"
-        return f"A pooled model does as well{at} ({plain[0].method}){rest}: use it."
-    return f"A model of each task alone does as well ({alone[min(alone)].method}): use it."
+        return f"A pooled model does {_how(level)}{at} ({level[0].method}){rest}: use it."
+    level = [alone[size] for size in sizes if size not in over_alone]
+    return f"A model of each task alone does {_how(level)} ({level[0].method}): use it."
 
 
 def standings_of(found: Mapping[str, Any]) -> list[Standing]:
@@ -115,18 +118,25 @@ def _nothing_shared(rivals: Sequence[Standing], sizes: Sequence[int]) -> bool:
     return True
 
 
+def _how(level: Sequence[Standing]) -> str:
+    """How what the learner does not beat does beside it."""
+    return "better" if all(standing.worse for standing in level) else "as well"
+
+
 def _helpful(
     helps: Sequence[int], sizes: Sequence[int], pooled: Mapping[int, Standing], alone: Mapping[int, Standing]
 ) -> str:
     if list(helps) == list(sizes):
         return f"Meta-learning helps: it beats every other model from {min(sizes)} rows on."
     others = [size for size in sizes if size not in helps]
-    name = min((item for size in others for item in (pooled.get(size), alone.get(size)) if item), key=lambda e: e.gain)
+    left = [item for size in others for item in (pooled.get(size), alone.get(size)) if item and not item.better]
+    name = min(left, key=lambda standing: standing.gain)
+    other = f"another model does {_how([name])} ({name.method})"
     if list(helps) == [size for size in sizes if size >= min(helps)]:
-        return f"Meta-learning helps from {min(helps)} rows on; with fewer, another model does as well ({name.method})."
+        return f"Meta-learning helps from {min(helps)} rows on; with fewer, {other}."
     if list(helps) == [size for size in sizes if size <= max(helps)]:
-        return f"Meta-learning helps up to {max(helps)} rows; with more, another model does as well ({name.method})."
-    return f"Meta-learning helps with {_listed(helps)} rows; with {_listed(others)}, another does ({name.method})."
+        return f"Meta-learning helps up to {max(helps)} rows; with more, {other}."
+    return f"Meta-learning helps with {_listed(helps)} rows; with {_listed(others)}, {other}."
 
 
 def _at(standings: Sequence[Standing]) -> str:
