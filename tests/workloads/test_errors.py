@@ -214,8 +214,8 @@ def test_a_run_under_other_settings(capsys):
     assert "--inner.steps belongs to the run" in refused(capsys, "evaluate", "run", "--inner.steps=3")
     assert "--seed belongs to the run" in refused(capsys, "report", "run", "--seed=3")
     assert "leave it out" in refused(capsys, "resume", "run", "--run-dir=elsewhere")
-    said = refused(capsys, "train", "demo", "--run-dir=run", *TINY, "--layout.chunk=2")
-    assert "--layout.chunk is 2, but run was started with 0, on which its bits depend" in said
+    said = refused(capsys, "train", "demo", "--run-dir=run", *TINY, "--layout.adjoint=reverse")
+    assert "--layout.adjoint is reverse, but run was started with mixed, on which its bits depend" in said
 
 
 @pytest.mark.usefixtures("run")
