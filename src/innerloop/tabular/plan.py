@@ -16,6 +16,8 @@ from innerloop.text import nearest
 
 NARROW, WIDE = 64, 512
 """Features up to which the small network serves, and from which the large one does."""
+DROPPED, DROPPED_OF_WIDE = (0.1, 0.0), (0.3, 0.3)
+"""Shares of the activations and of the features that training drops; of many features each says little alone."""
 PRESETS = {"fast": (0.5, 400), "balanced": (1.0, 1200), "best": (2.0, 4000)}
 """Width of the network, relative, and meta-steps at most."""
 MOST_SHARED = 32
@@ -41,8 +43,8 @@ class Choices:
         pooled: whether gradient-boosted trees of all training rows together are what tasks depart from.
         steps: inner steps; -1 chooses.
         inner_learning_rate: size of an inner step at the beginning of training, which learns it.
-        dropout: share of the encoder's activations that training drops.
-        dropout_inputs: share of the features that training drops.
+        dropout: share of the encoder's activations that training drops; -1 chooses.
+        dropout_inputs: share of the features that training drops; -1 chooses.
         iterations: meta-steps at most.
         meta_batch: tasks in a meta-step.
         outer_learning_rate: peak of the outer step size; 0 chooses.
@@ -62,8 +64,8 @@ class Choices:
     pooled: Literal["auto", "none", "trees"] = "auto"
     steps: int = -1
     inner_learning_rate: float = 0.3
-    dropout: float = 0.1
-    dropout_inputs: float = 0.0
+    dropout: float = -1.0
+    dropout_inputs: float = -1.0
     iterations: int = 0
     meta_batch: int = 16
     outer_learning_rate: float = 0.0
@@ -138,6 +140,10 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
     if rows.regression:
         of = "all training rows" if targets == "global" else "each task's support set, so tasks may differ in scale"
         reasons.append(f"targets: in units of {of}")
+    chosen = DROPPED_OF_WIDE if inputs >= WIDE and not rows.image else DROPPED
+    dropout, dropout_inputs = map(
+        _share, ("dropout", "dropout_inputs"), (choices.dropout, choices.dropout_inputs), chosen
+    )
     design = Design(
         kind="regression" if rows.regression else "classification",
         widths=widths,
@@ -145,8 +151,8 @@ def plan(choices: Choices, rows: Rows, inputs: int) -> Plan:
         algorithm=choices.algorithm,
         steps=steps,
         learning_rate=choices.inner_learning_rate,
-        dropout=choices.dropout,
-        dropout_inputs=choices.dropout_inputs,
+        dropout=dropout,
+        dropout_inputs=dropout_inputs,
         image=rows.image,
         shared_labels=bool(labels) or rows.regression,
         targets=targets if rows.regression else "support",
@@ -180,6 +186,17 @@ def smallest_task(choices: Choices, rows: Rows) -> int:
     if rows.image:
         return 1
     return 2 * min(_sizes(choices, rows, _labels(choices, rows, [])[1], [])[0])
+
+
+def _share(name: str, asked: float, chosen: float) -> float:
+    """What is asked for, or what is chosen where that is -1.
+
+    Raises:
+        InnerloopError: if it is neither -1 nor a share.
+    """
+    if asked != -1 and not 0 <= asked < 1:
+        raise InnerloopError(f"{name} is {asked:g}; it must be at least 0 and below 1, or -1, which chooses.")
+    return chosen if asked == -1 else asked
 
 
 def _trees(choices: Choices, rows: Rows, inputs: int, shared: bool) -> bool:

@@ -37,6 +37,7 @@ def sheet(tmp_path, monkeypatch):
         ([*ASK, "--kind=regression"], "in row 1; give numbers, or --kind classification"),
         ([*ASK, "--time-limit=soon"], "--time-limit is 'soon'"),
         ([*ASK, "--learner.dropout=1.5"], "--learner.dropout is 1.5"),
+        ([*ASK, "--learner.dropout-inputs=-0.5"], "dropout_inputs is -0.5; it must be at least 0 and below 1, or -1"),
         ([*ASK, "--supports", "0"], "--supports is (0,)"),
         ([*ASK, "--supports", "50"], "a task needs at least 100 rows"),
         ([*ASK, "--algorithm=reptile"], "algorithm"),

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from innerloop.errors import InnerloopError
-from innerloop.runs.codec import LARGEST, BelowOne, Bounds, Count, NotNegative, Positive, Whole, require_bounds
+from innerloop.runs.codec import LARGEST, Bounds, Count, NotNegative, Positive, Whole, require_bounds
 from innerloop.runs.fields import Saving
+
+OPEN = Bounds(-1, 1, False, True, "it must be at least 0 and below 1, or -1, which chooses")
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Learner:
     """inner steps; -1 chooses"""
     learning_rate: Positive = 0.3
     """size of an inner step at the beginning of training, which learns it"""
-    dropout: BelowOne = 0.1
-    """share of the encoder's activations that training drops"""
-    dropout_inputs: BelowOne = 0.0
-    """share of the features that training drops"""
+    dropout: Annotated[float, OPEN] = -1.0
+    """share of the encoder's activations that training drops; -1 chooses"""
+    dropout_inputs: Annotated[float, OPEN] = -1.0
+    """share of the features that training drops; -1 chooses"""
 
 
 @dataclass(frozen=True)
