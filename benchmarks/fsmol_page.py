@@ -17,7 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "fsmol.md"
 METRIC = "delta-AUPRC"
 NAMES = {
-    "short": "as above, half the meta-steps",
+    "short": "start from class means, 3 inner steps",
     "descriptors": "descriptors alone",
     "fingerprint": "fingerprint alone",
     "ridge": "head from ridge regression",
@@ -68,28 +68,38 @@ def page(result: dict[str, Any], serving: dict[str, Any]) -> str:
     lines += [
         "",
         "These are the tasks to choose settings on, and a prototype of this learner was looked at on them (scales of "
-        "features, prototypes for the head, dropout); the 157 test tasks are not used. Training saw 2,048 of the "
+        "features, how the head begins, dropout); the 157 test tasks are not used. Training saw 2,048 of the "
         "benchmark's training tasks. The published figures are of the test tasks, and so not comparable.",
         "",
     ]
     ablations = [name for name in NAMES if name in parts]
     if ablations:
-        lines += ["### What gave it", "", "Each line changes one thing and trains half as long.", "", *head]
+        before = parts[ablations[0]]["environment"]["commit"] or "unknown"
+        lines += [
+            "### What matters",
+            "",
+            f"Of a learner whose head starts from class means, as it was chosen before (commit {before[:10]}), and half the "
+            "meta-steps. Each further line changes one thing.",
+            "",
+            *head,
+        ]
         lines += [row(NAMES[name], standard_errors(parts[name]["scores"]), "innerloop", sizes) for name in ablations]
         lines.append("")
     curves = main["scores"]["curves"]
     steps = len(curves[str(sizes[0])][METRIC])
-    lines += [
-        "### Adaptation",
-        "",
-        "Delta-AUPRC after so many inner steps; before the first one the head stands on its prototypes.",
-        "",
-        f"| support | {' | '.join(map(str, range(steps)))} |",
-        "|---|" + "---|" * steps,
-    ]
-    for size in sizes:
-        lines.append(f"| {size} | {' | '.join(f'{value:.3f}' for value in curves[str(size)][METRIC])} |")
-    lines += ["", "### What was chosen", "", *(f"- {each}" for each in main["choices"]), ""]
+    if steps > 1:
+        lines += [
+            "### Adaptation",
+            "",
+            "Delta-AUPRC after so many inner steps.",
+            "",
+            f"| support | {' | '.join(map(str, range(steps)))} |",
+            "|---|" + "---|" * steps,
+        ]
+        for size in sizes:
+            lines.append(f"| {size} | {' | '.join(f'{value:.3f}' for value in curves[str(size)][METRIC])} |")
+        lines.append("")
+    lines += ["### What was chosen", "", *(f"- {each}" for each in main["choices"]), ""]
     lines += serving_section(serving)
     return "\n".join(lines)
 
