@@ -78,8 +78,8 @@ def page(result: dict[str, Any], serving: dict[str, Any]) -> str:
         lines += [
             "### What matters",
             "",
-            f"Of a learner whose head starts from class means, as it was chosen before (commit {before[:10]}), and half "
-            "the meta-steps. Each further line changes one thing.",
+            f"Of a learner whose head starts from class means, as it was chosen before (commit {before[:10]}), and "
+            "half the meta-steps. Each further line changes one thing.",
             "",
             *head,
         ]
