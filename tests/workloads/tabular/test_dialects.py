@@ -112,3 +112,18 @@ def test_two_columns_of_one_name_are_named(tmp_path):
     for name in ("a.csv", "a.parquet"):
         with pytest.raises(InnerloopError, match="two columns of the name 'x'"):
             Table(tmp_path / name)
+
+
+def test_a_few_levels_of_numbers_and_texts_are_levels_and_a_slip_of_the_pen_is_told(tmp_path):
+    levels = [("0", "1", "2", "3+")[i % 4] for i in range(400)]
+    slip = [str(i % 4) for i in range(399)] + ["3+"]
+    many = [str(i % 40) if i % 9 else "none" for i in range(400)]
+    (tmp_path / "l.csv").write_text("\n".join(["a,b,c", *map(",".join, zip(levels, slip, many, strict=True))]))
+    columns = Table(tmp_path / "l.csv").columns
+    assert (columns["a"].kind, columns["a"].distinct, columns["a"].problem) == ("text", 4, "")
+    assert "row 400 holds the text '3+' where the others are numbers" in columns["b"].problem
+    assert "row 1 holds the text 'none'" in columns["c"].problem
+    read_back = read(Table(tmp_path / "l.csv"), [columns["a"]])
+    assert read_back["a"].tolist() == levels
+    encoded = [Preparation.fit(values).encode(values) for values in (read_back, {"a": np.array(levels, object)})]
+    np.testing.assert_array_equal(encoded[0].numbers, encoded[1].numbers)

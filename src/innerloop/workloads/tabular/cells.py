@@ -1,6 +1,7 @@
 """What the cells of a column hold, and how that is found out from a text file."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +14,7 @@ Arrow: TypeAlias = Any
 """What pyarrow gives; it is an optional library, imported on demand."""
 
 MOSTLY = 0.5
-"""A column of a CSV file with a larger share of numbers is one of numbers, and a text in it a mistake."""
+"""A column of a CSV file with a larger share of numbers is one of numbers, and a text in it a mistake, or a level."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Column:
     notation: Notation = "plain"
 
 
+FEW_LEVELS, LEAST_OF_LEVEL = 12, 5
+"""Different values, at most, of a column in which numbers and texts are levels; rows of each such text, at least."""
+
+
 class Scan:
     """What a column of a text file turns out to hold."""
 
@@ -47,7 +52,7 @@ class Scan:
         self.total = 0
         self.numbers: dict[Notation, int] = dict.fromkeys(NOTATIONS, 0)
         self.first: dict[Notation, tuple[int, str]] = {}
-        self.seen: set[str] = set()
+        self.seen: Counter[str] = Counter()
         self.gaps: set[str] = set()
         self.lengths: set[int] = set()
         self.lists = self.dates = True
@@ -91,7 +96,8 @@ class Scan:
         self.total += known
         self.lists = self.dates = False
         if len(self.seen) <= LARGEST_CATEGORIES:
-            self.seen.update(value for value in values.unique().to_pylist() if value is not None)
+            counts = zip(*compute.value_counts(values).flatten(), strict=True)
+            self.seen.update({value.as_py(): count.as_py() for value, count in counts if value.is_valid})
         return True
 
     def column(self, name: str) -> Column:
@@ -110,11 +116,16 @@ class Scan:
         notation = max(preferred, key=lambda notation: self.numbers[notation])
         if self.numbers[notation] == self.total:
             return Column(name, "number", notation=notation)
-        if self.numbers[notation] > MOSTLY * self.total:
+        if self.numbers[notation] > MOSTLY * self.total and not self._levels(notation):
             row, text = self.first[notation]
             problem = f"row {row} holds the text {text!r} where the others are numbers"
             return Column(name, "number", problem=problem, notation=notation)
         return Column(name, "text", distinct=min(len(self.seen), LARGEST_CATEGORIES + 1))
+
+    def _levels(self, notation: Notation) -> bool:
+        """Whether what is no number is one of a few levels that recur, such as 0, 1, 2, 3+, and no slip of the pen."""
+        others = [count for text, count in self.seen.items() if value_in(text, notation) is None]
+        return len(self.seen) <= FEW_LEVELS and min(others) >= max(self.total // 100, LEAST_OF_LEVEL)
 
 
 def listed(text: str) -> list[float] | None:
