@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 PARTIAL = re.compile(r"\..+\.(\d+)")
 """The name of a file that is being written, with the number of the process that writes it."""
+HALF_FOLDER = re.compile(r"(?:partial|trash)-\d+-(?:step-)?\d+")
+"""The name of a checkpoint that is being written or removed, with the number of the process that does."""
 
 
 def remove_partial(folder: Path) -> None:
@@ -87,6 +90,7 @@ def remove_partial(folder: Path) -> None:
         >>> with TemporaryDirectory() as folder:
         ...     for name in (".a.bin.123", "a.bin", ".lock"):
         ...         _ = Path(folder, name).write_bytes(b"abc")
+        ...     Path(folder, "trash-123-step-000000001").mkdir()
         ...     remove_partial(Path(folder))
         ...     sorted(file.name for file in Path(folder).iterdir())
         ['.lock', 'a.bin']
@@ -95,6 +99,9 @@ def remove_partial(folder: Path) -> None:
         if PARTIAL.fullmatch(file.name) and file.is_file():
             with suppress(OSError):
                 file.unlink()
+    for half in folder.rglob("*-*-*"):
+        if HALF_FOLDER.fullmatch(half.name) and half.is_dir():
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -96,6 +96,10 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     left = [tmp_path / "run" / name for name in (".config.json.19078", "best/.step-000000210.safetensors.19078")]
     for file in left:
         file.write_bytes(b"half of it")
+    for name in ("trash-19078-step-000000010", "partial-19078-step-000000030"):
+        left.append(tmp_path / "run" / "checkpoints" / name)
+        left[-1].mkdir()
+        (left[-1] / "state.safetensors").write_bytes(b"half of it")
     run = rundir.existing(tmp_path / "run", KINDS)
     before = final_state(run.path, 20)
     engine.evaluate(run, run.config, again=True)

@@ -342,6 +342,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            remove_partial(path)
             if new and [entry.name for entry in path.iterdir()] == [".lock"]:
                 (path / ".lock").unlink()
                 with suppress(OSError):
