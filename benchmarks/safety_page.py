@@ -25,7 +25,12 @@ def page() -> str:
         "Written by `make results` from the files of results that the named commands make.",
         "",
     ]
-    for name, section in (("faults", faults), ("pauses", costs), ("serving-rough", serving)):
+    for name, section in (
+        ("faults", faults),
+        ("faults-runs", runs_again),
+        ("pauses", costs),
+        ("serving-rough", serving),
+    ):
         file = RESULTS / f"{name}.json"
         lines += section(json.loads(file.read_text())) if file.exists() else []
     return "\n".join(lines)
@@ -39,9 +44,6 @@ def made_by(command: str, known: dict[str, Any]) -> str:
 
 def faults(result: dict[str, Any]) -> list[str]:
     """The table of `make test-faults`."""
-    counts = result["counts"]
-    columns = ("tried", "told", "lost", "silent", "left", "tracebacks")
-    rows = [f"| {name} | {' | '.join(f'{count[each]:,}' for each in columns)} |" for name, count in counts.items()]
     return [
         "## Faults",
         "",
@@ -52,11 +54,27 @@ def faults(result: dict[str, Any]) -> list[str]:
         "caches and of an archive, and what reads them must say so or give the same values. *Lost*: a run that did "
         "not go on; *silent*: other values, and no word; *left*: files that nobody removes.",
         "",
-        f"| | {' | '.join(columns)} |",
-        "|---|" + "---|" * len(columns),
-        *rows,
-        "",
+        *counted(result),
     ]
+
+
+def runs_again(result: dict[str, Any]) -> list[str]:
+    """The table of runs alone, after what the whole had found was mended."""
+    return [
+        "What that left behind, folders of checkpoints that were being removed, is mended since: "
+        f"{result['seconds']:.0f} seconds of runs alone, {made_by(result['command'], result)}.",
+        "",
+        *counted(result),
+    ]
+
+
+def counted(result: dict[str, Any]) -> list[str]:
+    """What was tried, and what came of it."""
+    columns = ("tried", "told", "lost", "silent", "left", "tracebacks")
+    rows = [
+        f"| {name} | {' | '.join(f'{count[each]:,}' for each in columns)} |" for name, count in result["counts"].items()
+    ]
+    return [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns), *rows, ""]
 
 
 def costs(result: dict[str, Any]) -> list[str]:
