@@ -73,6 +73,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
+LOCK = ".lock"
+"""The file by which a process keeps others out of a folder."""
 PARTIAL = re.compile(r"\..+\.(\d+)")
 """The name of a file that is being written, with the number of the process that writes it."""
 HALF_FOLDER = re.compile(r"(?:partial|trash)-\d+-(?:step-)?\d+")
@@ -95,13 +97,18 @@ def remove_partial(folder: Path) -> None:
         ...     sorted(file.name for file in Path(folder).iterdir())
         ['.lock', 'a.bin']
     """
-    for file in folder.rglob(".*"):
-        if PARTIAL.fullmatch(file.name) and file.is_file():
-            with suppress(OSError):
-                file.unlink()
-    for half in folder.rglob("*-*-*"):
-        if HALF_FOLDER.fullmatch(half.name) and half.is_dir():
-            shutil.rmtree(half, ignore_errors=True)
+    entries: list[Path] = []
+    with suppress(OSError):
+        entries = list(folder.iterdir())
+    for entry in entries:
+        if entry.is_symlink() or not entry.is_dir():
+            if PARTIAL.fullmatch(entry.name):
+                with suppress(OSError):
+                    entry.unlink()
+        elif HALF_FOLDER.fullmatch(entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
+        elif not (entry / LOCK).exists():  # another run within this one, which may be written to
+            remove_partial(entry)
 
 
 def _sync_folder(folder: Path) -> None:

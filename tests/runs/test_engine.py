@@ -100,9 +100,14 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         left.append(tmp_path / "run" / "checkpoints" / name)
         left[-1].mkdir()
         (left[-1] / "state.safetensors").write_bytes(b"half of it")
+    of_another = tmp_path / "run" / "inner" / ".config.json.19079"
+    of_another.parent.mkdir()
+    for file in (of_another, of_another.with_name(".lock")):
+        file.write_bytes(b"another run is writing")
     run = rundir.existing(tmp_path / "run", KINDS)
     before = final_state(run.path, 20)
     engine.evaluate(run, run.config, again=True)
+    assert of_another.exists()
     assert not any(file.exists() for file in left)
     assert final_state(run.path, 20) == before
 

@@ -18,7 +18,7 @@ import safetensors
 from safetensors.numpy import load, save
 
 from innerloop.errors import InnerloopError
-from innerloop.files import remove_partial, write_bytes, write_text
+from innerloop.files import LOCK, remove_partial, write_bytes, write_text
 from innerloop.runs import codec, machine, sealed
 from innerloop.runs.workload import Workload
 
@@ -321,7 +321,7 @@ def locked(path: Path) -> Iterator[None]:
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("a+")
+        file = (path / LOCK).open("a+")
     except OSError as error:
         raise InnerloopError(
             f"The run directory {path} cannot be written ({error.strerror}); choose another --run-dir."
@@ -343,8 +343,8 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             remove_partial(path)
-            if new and [entry.name for entry in path.iterdir()] == [".lock"]:
-                (path / ".lock").unlink()
+            if new and [entry.name for entry in path.iterdir()] == [LOCK]:
+                (path / LOCK).unlink()
                 with suppress(OSError):
                     for folder in new:
                         folder.rmdir()
