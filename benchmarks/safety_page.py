@@ -47,8 +47,8 @@ def faults(result: dict[str, Any]) -> list[str]:
     return [
         "## Faults",
         "",
-        f"{made_by('make test-faults', result)}; {result['seconds'] / 60:.0f} minutes, the machine busy with other "
-        "work. Runs of three kinds are killed at random moments and at operations on their files, whose operations "
+        f"{made_by('make test-faults', result)}; {result['seconds'] / 60:.0f} minutes. "
+        "Runs of three kinds are killed at random moments and at operations on their files, whose operations "
         "fail (no space, an input or output error, no permission) or are cut off, and must end in the bits of an "
         "undisturbed run. Bits are flipped and ends cut off in every file of a run, of an exported model, of the "
         "caches and of an archive, and what reads them must say so or give the same values. *Lost*: a run that did "

@@ -19,7 +19,8 @@ VERDICTS = {
     "gapminder": "Meta-learning helps: it beats every other model from 5 rows on",
     "digit-pairs": "A model of each task alone does as well",
 }
-MADE_UP = ("no-differences", "unrelated", "intercepts")
+BEHIND = {("unrelated", 20)}
+"""Where a rival is better beyond doubt: the made-up table whose tasks share nothing."""
 
 
 @pytest.mark.parametrize("name", [name for name in VERDICTS if name in FOUND])
@@ -35,9 +36,9 @@ def test_the_learner_is_within_a_standard_error_of_the_best_rival(name):
         assert -rival.gain < half_width / NORMAL_QUANTILE, rival
 
 
-@pytest.mark.parametrize("name", [name for name in FOUND if name not in MADE_UP])
-def test_on_real_tables_the_learner_is_no_worse_than_any_rival_beyond_doubt(name):
-    assert [rival for rival in standings_of(FOUND[name]) if rival.worse] == []
+def test_the_learner_is_no_worse_than_any_rival_beyond_doubt_but_where_it_is_known():
+    worse = {(name, rival.size) for name in FOUND for rival in standings_of(FOUND[name]) if rival.worse}
+    assert worse == BEHIND
 
 
 def test_every_table_is_on_the_page_and_made_up_ones_are_what_they_are_called():
