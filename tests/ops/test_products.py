@@ -148,3 +148,42 @@ def test_products_of_arrays_from_a_mesh_are_rewritten_too():
     gradient = jax.grad(lambda weight, x: jnp.sum(jax.lax.map(lambda x: jnp.sum((x @ weight) ** 2), x)))
     text = str(jax.make_jaxpr(row_major(gradient))(weight, jnp.ones((1, 5, 3))))
     assert "optimization_barrier" in text
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("channels", [2, 5])
+@pytest.mark.parametrize(
+    ("strides", "dilation", "padding"),
+    [((1, 1), (1, 1), "SAME"), ((2, 1), (1, 1), "VALID"), ((1, 1), (1, 2), ((2, 0), (1, 1))), ((2, 2), (1, 1), "SAME")],
+)
+def test_convolutions_keep_their_value_and_their_derivatives(monkeypatch, layout, channels, strides, dilation, padding):
+    monkeypatch.setattr("innerloop.ops.single_convolutions.CACHED", 2 * 9 * 8 * channels * 8)  # two examples at a time
+    rng = np.random.default_rng(0)
+    x, direction = (jnp.asarray(rng.normal(size=(6, 9, 8, channels))) for _ in range(2))
+    kernel, towards = (jnp.asarray(rng.normal(size=(3, 3, channels, 4))) for _ in range(2))
+    order = [layout.index(axis) for axis in "NHWC"]
+
+    def loss(x, kernel):
+        x = x.transpose([order.index(axis) for axis in range(4)])
+        numbers = (layout, "HWIO", layout)
+        y = lax.conv_general_dilated(
+            jnp.tanh(x), kernel, strides, padding, rhs_dilation=dilation, dimension_numbers=numbers
+        )
+        return jnp.sum(jnp.sin(y.transpose(order)) ** 2)
+
+    def found(x, kernel):
+        gradient = jax.grad(loss, argnums=(0, 1))
+        return loss(x, kernel), *jax.jvp(gradient, (x, kernel), (direction, towards))
+
+    for wrapped in (found, lambda x, kernel: jax.lax.map(lambda pair: found(*pair), (x[None], kernel[None]))):
+        results = [jax.tree.leaves(function(x, kernel)) for function in (row_major(wrapped), wrapped)]
+        for ours, plain in zip(*results, strict=True):
+            np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-10)
+
+
+def test_convolutions_in_groups_stay_as_they_are():
+    x, kernels = jnp.ones((3, 2, 6, 6, 2)), jnp.ones((3, 3, 3, 2, 4))
+    one = lambda x, kernel: lax.conv_general_dilated(  # noqa: E731
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(row_major(jax.vmap(one))(x, kernels), jax.vmap(one)(x, kernels))

@@ -40,6 +40,14 @@ class Normalisation:
         scale = {"scale": jnp.ones(channels)} if self.scale else {}
         return scale | ({"shift": jnp.zeros(channels)} if self.shift else {})
 
+    @staticmethod
+    def statistics(x: Array) -> dict[str, Array]:
+        """Mean and variance over all axes but the last, in at least single precision."""
+        axes = tuple(range(x.ndim - 1))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.mean(x, axes)
+        return {"mean": mean, "variance": jnp.mean((x - mean) ** 2, axes)}
+
     def apply(self, layer: str, weights: Weights, x: Array, moments: Moments | None) -> tuple[Array, Moments]:
         """Normalise over all axes but the last.
 
@@ -53,17 +61,14 @@ class Normalisation:
             The normalised array, and the moments that were used in this layer, which are in at least single precision.
         """
         short, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if moments is None:
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(x, axes)
-            used = {"mean": mean, "variance": jnp.mean((x - mean) ** 2, axes)}
-        else:
-            used = moments[layer]
+        used = self.statistics(x) if moments is None else moments[layer]
         factor = lax.rsqrt(used["variance"] + self.epsilon)
         if self.scale:
             factor *= weights["scale"]
-        y = (x - used["mean"]) * factor
-        return (y + weights["shift"] if self.shift else y).astype(short), {layer: used}
+        offset = -used["mean"] * factor
+        if self.shift:
+            offset += weights["shift"]
+        return (x * factor + offset).astype(short), {layer: used}
 
 
 Forward: TypeAlias = Callable[[Params, Any, PRNGKey | None, Moments | None], tuple[Array, Moments]]

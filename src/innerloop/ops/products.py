@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
+from innerloop.ops.single_convolutions import single_convolution
+
 INNER = {
     "jit": ("jaxpr",),
     "closed_call": ("call_jaxpr",),
@@ -87,6 +89,11 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
                 if product is not None:
                     values[turned or equation.outvars[0]] = product
                     absorbed |= {turned}
+                    continue
+            if name == "conv_general_dilated":
+                found = single_convolution(operands[0], operands[1], equation.params)
+                if found is not None:
+                    values[equation.outvars[0]] = found
                     continue
             parameters = dict(equation.params)
             for inner in INNER.get(name, ()):
