@@ -127,6 +127,7 @@ REINFORCEMENT = (
     Row("rl-cheetah-velocity", 475, 0, ALONE),
     Row("rl-ant-velocity", 375, 0, ALONE),
     Row("rl-ant-direction", 575, 0, ALONE),
+    Row("rl-navigation-2d", 1, 0, (), "baselines"),
     Row("rl-cheetah-direction", 1, 0, ("--evaluation.baseline-iterations=1000",), "baselines"),
     Row("rl-cheetah-velocity", 1, 0, ("--evaluation.baseline-iterations=1000",), "baselines"),
     Row("rl-ant-velocity", 1, 0, ("--evaluation.baseline-iterations=2000",), "baselines"),

@@ -107,20 +107,26 @@ def steps_section(result: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+ALONE = "baselines alone"
+"""What is said of a run that was made for its baselines."""
+
+
 def rows_of(runs: list[dict[str, Any]], method: str) -> dict[str, list[tuple[dict[str, Any], np.ndarray]]]:
     """A method's returns on each goal `[goals, updates + 1]`, by what its runs change of the recipe.
 
-    Baselines are the same whatever was trained beside them: of several, those that trained longest.
+    Baselines are the same whatever was trained beside them: of several, those that trained longest, and of these those
+    that were measured alone.
     """
     found: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}
     for run in runs:
         for row in run["evaluation"]["tables"][0]["rows"]:
-            baseline_of_none = method == "maml" and "baselines" in settings_of(run)
+            baseline_of_none = method == "maml" and settings_of(run) == ALONE
             if row["method"] == method and not baseline_of_none:
                 found.setdefault(settings_of(run), []).append((run, np.array(row["per_task"])))
     if method == "maml" or not found:
         return found
     every = [each for several in found.values() for each in several]
+    every.sort(key=lambda each: settings_of(each[0]) != ALONE)
     longest = max(each[0]["evaluation"]["settings"]["baseline_iterations"] for each in every)
     return {"": [each for each in every if each[0]["evaluation"]["settings"]["baseline_iterations"] == longest][:1]}
 
@@ -128,7 +134,7 @@ def rows_of(runs: list[dict[str, Any]], method: str) -> dict[str, list[tuple[dic
 def settings_of(run: dict[str, Any]) -> str:
     """What a run changes of the recipe, in words."""
     if run["meta_steps"] == 1:
-        return "baselines alone"
+        return ALONE
     back = "--inner.estimator log-likelihood"
     return "as published" if run["changes"].startswith(back) else run["changes"]
 

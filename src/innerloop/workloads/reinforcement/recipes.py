@@ -16,7 +16,7 @@ def _navigation(environment: Literal["Navigation2D", "Navigation2DSparse"] = "Na
         environment=environment,
         inner=Inner(learning_rate=0.5, estimator="lvc"),
         outer=Outer(iterations=100, meta_batch=20, curvature_tasks=10),
-        evaluation=Evaluation(baseline_iterations=100, pretrained_rate=0.5, random_rate=0.5),
+        evaluation=Evaluation(baseline_iterations=100, pretraining="adam", pretrained_rate=0.5, random_rate=0.5),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from innerloop import rl
 from innerloop.core import rules
@@ -21,6 +22,8 @@ from innerloop.workloads.reinforcement.config import Config
 RANDOM, PRETRAINED, ORACLE = "random", "pre-trained", "oracle"
 """The baselines: never trained; trained on all tasks; trained on all tasks, and observing which one it is in."""
 BASELINE_SEED = 30_000
+PRETRAINING_RATE = 1e-3
+"""Step size of Adam in pre-training; its usual one."""
 BASELINE_TASKS, BASELINE_EPISODES = 20, 5
 """What a baseline collects in an iteration: 100 episodes, as in the paper, and as many tasks as that takes."""
 
@@ -136,7 +139,7 @@ def walk(
 
 
 def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
-    """One policy for all tasks, by the same trust region without inner updates.
+    """One policy for all tasks, without inner updates: by the same trust region, or as the settings say.
 
     Args:
         experiment: what it is compared with.
@@ -148,7 +151,9 @@ def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
     config = experiment.config
     env = environment(config, BASELINE_TASKS * BASELINE_EPISODES, oracle=oracle)
     policy = rl.policies.for_environment(env, hidden=config.policy.widths)
-    rule, outer, judged = rules.sgd(0.0), rl.TrustRegion(bound=config.outer.bound), judge(config, env)
+    rule, judged = rules.sgd(0.0), judge(config, env)
+    by_adam = config.evaluation.pretraining == "adam" and not oracle
+    outer = rl.Descent(optax.adam(PRETRAINING_RATE)) if by_adam else rl.TrustRegion(bound=config.outer.bound)
     step = rl.train_step(
         env,
         policy,
