@@ -91,7 +91,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
                     absorbed |= {turned}
                     continue
             if name == "conv_general_dilated":
-                found = single_convolution(operands[0], operands[1], equation.params)
+                shape = equation.outvars[0].aval.shape
+                found = single_convolution(operands[0], operands[1], shape, equation.params)
                 if found is not None:
                     values[equation.outvars[0]] = found
                     continue
