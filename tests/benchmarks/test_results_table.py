@@ -32,3 +32,11 @@ def test_the_whole_schedule_is_that_of_the_settings():
     environment = {"command": ["innerloop", "train", "--published"]}
     assert tables.of_schedule(result(algorithm="imaml", meta_steps=20_000, environment=environment)) == "20,000"
     assert tables.of_schedule(result(algorithm="imaml", meta_steps=20_000)) == "20,000 of 60,000 (33 %)"
+
+
+def test_what_was_broken_off_at_the_start_has_a_row_only_where_nothing_is_longer(monkeypatch):
+    runs = [result(meta_steps=steps) for steps in (600, 3_000, 60_000)]
+    monkeypatch.setattr(tables, "results", lambda: runs)
+    assert tables.told() == runs[1:]
+    monkeypatch.setattr(tables, "results", lambda: runs[:1])
+    assert tables.told() == runs[:1]
