@@ -90,12 +90,12 @@ SUPERVISED = (
         for each in ("fomaml", "")
     ),
 )
-# What two cores can do in an hour: a sixth of the schedule, which the cosine knows of, and five queries of a class,
+# What two cores can do in an hour: a part of the schedule, which the cosine knows of, and five queries of a class,
 # closer to the one that the statistics of the query set come from at test.
 BRIEF = ("--tasks.queries=5", "--outer.schedule=cosine", "--evaluation.ensemble=5", "--log.validate-every=200")
 IN_AN_HOUR = (
     Row("miniimagenet-5way-1shot", 10_000, 0, BRIEF, "brief", "fomaml"),
-    Row("miniimagenet-5way-5shot", 4_000, 0, BRIEF, "brief", "protonet"),
+    Row("miniimagenet-5way-5shot", 2_000, 0, BRIEF, "brief", "protonet"),
 )
 AS_PUBLISHED = (
     Row("omniglot-5way-1shot", 100_000, 0, ("--published", *PATIENT), "published", "reptile"),
