@@ -75,7 +75,8 @@ def test_a_supervised_row_has_an_algorithm_and_a_pace_and_may_end_early(tmp_path
 
 def test_rows_are_chosen_by_a_pattern(tmp_path, capsys):
     assert queue.main([f"--runs={tmp_path}", "--rows=miniimagenet-*", "--status"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    rows = [row for row in queue.ROWS if row.recipe.startswith("miniimagenet-")]
+    assert len(capsys.readouterr().out.splitlines()) == len(rows) + 1
     assert queue.main([f"--runs={tmp_path}", "--rows=mini", "--status"]) == 2
     assert "no row is called 'mini'" in capsys.readouterr().err
 
