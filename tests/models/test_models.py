@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import innerloop as il
-from innerloop import InnerloopError, losses, models, rules
+from innerloop import InnerloopError, losses, models, ops, rules
 from innerloop.models import Normalisation
 from networks import NETWORKS, some_slow
 
@@ -233,3 +233,14 @@ def test_a_missing_library_names_its_extra(make, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InnerloopError, match=rf"needs {module}; install it with: pip install 'innerloop\[{extra}\]'"):
         make()
+
+
+def test_pooling_before_normalisation_gives_the_same_bits():
+    model = models.convnet((8, 8, 3), 5, downsample="max-pool", filters=4, blocks=1)
+    params = model.init(KEY)
+    params["norm1"] = {"shift": jnp.linspace(-1, 1, 4)}
+    x = jax.random.normal(KEY, (6, 8, 8, 3))
+    y = ops.conv2d(x, params["conv1"]["kernel"])
+    y, _ = Normalisation(scale=False).apply("norm1", params["norm1"], y, None)
+    y = ops.max_pool(jax.nn.relu(y), 2).reshape(6, -1)
+    np.testing.assert_array_equal(model.apply(params, x), y @ params["head"]["kernel"] + params["head"]["bias"])

@@ -61,8 +61,10 @@ def convnet(
         raise InnerloopError(
             f"A {image[0]}x{image[1]} image is too small for {blocks} blocks that each halve it; use fewer."
         )
+    halved = _unchanged if strided else _halve
     # What only rises with its input can as well come after pooling, on a quarter of the numbers: the same bits.
-    pooled_first = not strided and (normalisation is None or not normalisation.scale)
+    rises = normalisation is None or not normalisation.scale
+    first, last = (halved, _unchanged) if rises else (_unchanged, halved)
     features = filters if strided else height * width * filters
 
     def init(key: PRNGKey) -> Params:
@@ -80,18 +82,23 @@ def convnet(
         used: Moments = {}
         for i in range(1, blocks + 1):
             x = conv(params[f"conv{i}"], x, stride=2 if strided else 1, convolution=convolution)
-            name = f"norm{i}"
-            known = moments
-            if pooled_first and normalisation is not None:
-                known = {name: normalisation.statistics(x)} if moments is None else moments
-                x = max_pool(x, 2)
-            if normalisation is not None:
-                x, seen = normalisation.apply(name, params[name], x, known)
+            if normalisation is None:
+                x = first(x)
+            else:
+                name = f"norm{i}"
+                seen = {name: normalisation.statistics(x)} if moments is None else moments
+                x, seen = normalisation.apply(name, params[name], first(x), seen)
                 used |= seen
-            x = jax.nn.relu(x)
-            if not strided and not pooled_first:
-                x = max_pool(x, 2)
+            x = last(jax.nn.relu(x))
         x = jnp.mean(x, axis=(1, 2)) if strided else jnp.reshape(x, (x.shape[0], -1))
         return dense(params["head"], x), used
 
     return from_forward(init, forward, normalisation is not None)
+
+
+def _unchanged(x: Array) -> Array:
+    return x
+
+
+def _halve(x: Array) -> Array:
+    return max_pool(x, 2)
