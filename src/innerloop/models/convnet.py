@@ -85,9 +85,7 @@ def convnet(
             if normalisation is None:
                 x = first(x)
             else:
-                name = f"norm{i}"
-                seen = {name: normalisation.statistics(x)} if moments is None else moments
-                x, seen = normalisation.apply(name, params[name], first(x), seen)
+                x, seen = normalisation.apply(f"norm{i}", params[f"norm{i}"], x, moments, first)
                 used |= seen
             x = last(jax.nn.relu(x))
         x = jnp.mean(x, axis=(1, 2)) if strided else jnp.reshape(x, (x.shape[0], -1))

@@ -40,15 +40,14 @@ class Normalisation:
         scale = {"scale": jnp.ones(channels)} if self.scale else {}
         return scale | ({"shift": jnp.zeros(channels)} if self.shift else {})
 
-    @staticmethod
-    def statistics(x: Array) -> dict[str, Array]:
-        """Mean and variance over all axes but the last, in at least single precision."""
-        axes = tuple(range(x.ndim - 1))
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = jnp.mean(x, axes)
-        return {"mean": mean, "variance": jnp.mean((x - mean) ** 2, axes)}
-
-    def apply(self, layer: str, weights: Weights, x: Array, moments: Moments | None) -> tuple[Array, Moments]:
+    def apply(
+        self,
+        layer: str,
+        weights: Weights,
+        x: Array,
+        moments: Moments | None,
+        between: Callable[[Array], Array] = lambda x: x,
+    ) -> tuple[Array, Moments]:
         """Normalise over all axes but the last.
 
         Args:
@@ -56,19 +55,25 @@ class Normalisation:
             weights: from `init`.
             x: `[examples, ..., channels]`.
             moments: mean and variance to use in each layer; `None`: those of `x`.
+            between: what is done to `x` after its moments are taken and before it is normalised.
 
         Returns:
             The normalised array, and the moments that were used in this layer, which are in at least single precision.
         """
         short, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        used = self.statistics(x) if moments is None else moments[layer]
+        if moments is None:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(x, axes)
+            used = {"mean": mean, "variance": jnp.mean((x - mean) ** 2, axes)}
+        else:
+            used = moments[layer]
         factor = lax.rsqrt(used["variance"] + self.epsilon)
         if self.scale:
             factor *= weights["scale"]
         offset = -used["mean"] * factor
         if self.shift:
             offset += weights["shift"]
-        return (x * factor + offset).astype(short), {layer: used}
+        return (between(x) * factor + offset).astype(short), {layer: used}
 
 
 Forward: TypeAlias = Callable[[Params, Any, PRNGKey | None, Moments | None], tuple[Array, Moments]]
