@@ -92,7 +92,10 @@ SUPERVISED = (
 )
 # What two cores can do in an hour: a part of the schedule, which the cosine knows of, and five queries of a class,
 # closer to the one that the statistics of the query set come from at test.
-BRIEF = ("--tasks.queries=5", "--outer.schedule=cosine", "--evaluation.ensemble=5", "--log.validate-every=200")
+BRIEF = (
+    "--tasks.queries=5", "--outer.schedule=cosine", "--log.validate-every=100",
+    "--evaluation.ensemble=5", "--evaluation.no-baselines",
+)  # fmt: skip
 IN_AN_HOUR = (
     Row("miniimagenet-5way-1shot", 10_000, 0, BRIEF, "brief", "fomaml"),
     Row("miniimagenet-5way-5shot", 2_000, 0, BRIEF, "brief", "protonet"),
