@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from innerloop.core.names import CONTEXT, COUNTER, OFFSETS, PROTOTYPES, SCALE_AND_SHIFT, head_of
 from innerloop.core.trees import path_name
@@ -197,8 +197,9 @@ def ensemble(model: Model, *, probabilities: bool) -> Model:
     """
 
     def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
-        one = lambda params, moments: model.apply(params, x, key=key, moments=moments)  # noqa: E731
-        outputs = jax.vmap(one)(params, moments)
+        # One after another: together they would be convolutions in groups, which XLA has no fast CPU kernels for.
+        one = lambda member: model.apply(member[0], x, key=key, moments=member[1])  # noqa: E731
+        outputs = lax.map(one, (params, moments))
         if probabilities:
             return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(outputs.shape[0])
         return jnp.mean(outputs, axis=0)
@@ -206,7 +207,7 @@ def ensemble(model: Model, *, probabilities: bool) -> Model:
     of_member, of_running = model.moments, model.running
     return model._replace(
         apply=apply,
-        moments=of_member and (lambda params, x, key: jax.vmap(lambda one: of_member(one, x, key))(params)),
+        moments=of_member and (lambda params, x, key: lax.map(lambda one: of_member(one, x, key), params)),
         running=of_running and jax.vmap(of_running),
     )
 

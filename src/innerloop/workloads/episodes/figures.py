@@ -122,7 +122,7 @@ def _trajectory(experiment: Experiment, steps: int) -> Any:
     run = partial(
         adapt, experiment.loss, rule=experiment.rule, steps=steps, adjoint=experiment.forward, trajectory=True
     )
-    return jax.jit(lambda meta, support, key: run(meta, support, key).trajectory)
+    return jax.jit(experiment.layout.fast_products(lambda meta, support, key: run(meta, support, key).trajectory))
 
 
 def reconstructions(experiment: Experiment, meta: Meta, scratch_rate: float, phantoms: int = 4) -> str:
@@ -158,9 +158,8 @@ def _image(experiment: Experiment, steps: int) -> Any:
     """What the adapted network makes of the query points."""
     run = partial(adapt, experiment.loss, rule=experiment.rule, steps=steps, adjoint=experiment.forward)
 
-    @jax.jit
     def image(meta: Meta, task: Any, key: Any) -> Any:
         params = run(meta, task.support, jax.random.split(key)[0]).params
         return experiment.model.apply(params, task.query.x)
 
-    return image
+    return jax.jit(experiment.layout.fast_products(image))
