@@ -181,6 +181,15 @@ def test_convolutions_keep_their_value_and_their_derivatives(monkeypatch, layout
             np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-10)
 
 
+def test_the_gradient_of_a_kernel_is_products_and_no_convolution():
+    x, kernel = jnp.ones((6, 9, 8, 5)), jnp.ones((3, 3, 5, 4))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    loss = lambda kernel: jnp.sum(lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers))  # noqa: E731
+    plain, ours = (str(jax.make_jaxpr(of(jax.grad(loss)))(kernel)) for of in (lambda function: function, row_major))
+    assert plain.count(" conv_general_dilated[") == 2
+    assert (ours.count(" conv_general_dilated["), ours.count(" dot_general[")) == (1, 9)
+
+
 def test_convolutions_in_groups_stay_as_they_are():
     x, kernels = jnp.ones((3, 2, 6, 6, 2)), jnp.ones((3, 3, 3, 2, 4))
     one = lambda x, kernel: lax.conv_general_dilated(  # noqa: E731
