@@ -35,6 +35,22 @@ def test_the_same_key_gives_the_same_tasks_in_any_layout(layout):
     np.testing.assert_allclose(curves["query/loss"], one_by_one["query/loss"], rtol=1e-4)
 
 
+def test_the_last_score_alone_is_that_of_the_curve():
+    model = models.mlp(1, (8,), 1, initializer=models.glorot)
+    loss = losses.supervised(model, losses.squared_error)
+    run = partial(evaluate, loss, rule=rules.sgd(0.01), steps=2, num_tasks=4)
+    one, several = (Meta(jax.vmap(model.init)(jax.random.split(KEY, size)), ()) for size in (1, 3))
+    alone = Meta(jax.tree.map(lambda leaf: leaf[0], one.params), ())
+    judge = {"query": losses.supervised(models.ensemble(model, probabilities=False), losses.squared_error)}
+    for meta, settings in ((alone, {}), (several, {"ensemble": True, "query_losses": judge})):
+        curve, last = (
+            jax.jit(partial(run, last=last, **settings))(meta, tasks.Sinusoids(5, 20), KEY)["query/loss"]
+            for last in (False, True)
+        )
+        assert last.shape == (4, 1)
+        np.testing.assert_allclose(last[:, 0], curve[:, -1], rtol=1e-5)
+
+
 def test_summary_is_the_papers_interval():
     values = np.random.default_rng(0).normal(size=(600, 3))
     mean, interval = summarise(values)

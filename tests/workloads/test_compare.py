@@ -13,7 +13,7 @@ from innerloop import workloads as kinds
 from innerloop.cli import main as cli
 from innerloop.cli import parse
 from innerloop.runs import compare, comparison, loop, rundir
-from innerloop.workloads.episodes import recipes, training
+from innerloop.workloads.episodes import recipes, scoring, training
 from innerloop.workloads.episodes.build import build, require_fitting
 from workloads.program import TINY
 from workloads.test_plan import OMNIGLOT, characters  # noqa: F401
@@ -236,6 +236,24 @@ def test_rows_for_images(algorithm):
     else:
         assert params["prototypes"].shape == (5, 64)
     assert experiment.remarks() == []
+
+
+@pytest.mark.usefixtures("characters")
+def test_prototypes_are_scored_after_their_one_step():
+    """The steps after it would change nothing: they cost nothing, and the table has them."""
+    flags = [*OMNIGLOT[2:], "--algorithm=protonet", "--evaluation.steps=3"]
+    experiment = build(configured("omniglot-5way-1shot", *flags), print)
+    learned = training.initial_state(experiment).meta
+    curves = scoring.Curves(experiment)
+    for row in curves.rows("protonet", learned, 1, choose_rate=False):
+        _, *after = row["metrics"]["loss"]["mean"]
+        assert after == [after[0]] * 3
+        assert curves.kept[f"protonet/{row['judge']}/1"].shape[1] == 4
+    learner = experiment.learner
+    every = learner.evaluate(
+        learned, experiment.distribution("test", 1, 1), scoring.test_key(experiment.config), steps=3, num_tasks=5
+    )
+    np.testing.assert_allclose(every["query/loss"][:, 2:], every["query/loss"][:, 1:3], rtol=1e-4)
 
 
 def test_what_was_learned_for_fewer_steps_is_said():

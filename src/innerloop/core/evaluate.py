@@ -46,6 +46,7 @@ def adaptation_curve(
     query_losses: Mapping[str, Loss | StatefulLoss],
     adjoint: Adjoint = FirstOrder(),
     ensemble: bool = False,
+    last: bool = False,
 ) -> Metrics:
     """Query losses and metrics of one task after 0, 1, ..., `steps` inner steps.
 
@@ -60,14 +61,17 @@ def adaptation_curve(
         adjoint: runs the inner loop; it matters where the inner loop itself depends on it, as that of `Implicit` does.
         ensemble: whether `meta` is several, along a leading axis of all leaves, each to be adapted on its own; the
             query losses then see the parameters of all, see `models.ensemble`.
+        last: whether to evaluate after the last inner step alone.
 
     Returns:
-        `"<name>/loss"` and `"<name>/<metric>"` for every query loss, each `[steps + 1, ...]`.
+        `"<name>/loss"` and `"<name>/<metric>"` for every query loss, each `[steps + 1, ...]`, or `[1, ...]` if `last`.
     """
     adapt_key, query_key = jax.random.split(key)
 
     def adapted(meta: Meta) -> tuple[Params, State]:
-        run = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=True)
+        run = adapt(loss, meta, task.support, adapt_key, rule=rule, steps=steps, adjoint=adjoint, trajectory=not last)
+        if last:
+            return jax.tree.map(lambda leaf: leaf[None], (run.params, run.end.state))
         return run.trajectory, run.states
 
     if ensemble:
@@ -99,6 +103,7 @@ def evaluate(
     layout: Layout = Layout(),
     adjoint: Adjoint = FirstOrder(),
     ensemble: bool = False,
+    last: bool = False,
 ) -> dict[str, Array]:
     """Adaptation curves over tasks that the key fixes: the same key gives every method the same tasks.
 
@@ -116,9 +121,10 @@ def evaluate(
         layout: how the tasks are laid out.
         adjoint: runs the inner loop, see `adaptation_curve`.
         ensemble: whether `meta` is several that predict together, see `adaptation_curve`.
+        last: whether to evaluate after the last inner step alone, which costs one query pass for each task.
 
     Returns:
-        For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`; see `summarise`.
+        For each `"<name>/<metric>"` an array `[num_tasks, steps + 1]`, or `[num_tasks, 1]` if `last`; see `summarise`.
     """
     eval_losses = query_losses or {"query": loss}
     tasks = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, tasks)
@@ -137,6 +143,7 @@ def evaluate(
             query_losses=eval_losses,
             adjoint=adjoint,
             ensemble=ensemble,
+            last=last,
         )
 
     return map_over_tasks(one, layout)((meta, tasks, key), jnp.arange(num_tasks))

@@ -104,6 +104,12 @@ class Experiment:
         return self.learner.forward
 
     @property
+    def test_steps(self) -> int:
+        """Inner steps at test that change anything: class means are reached in one."""
+        steps = self.config.evaluation.steps
+        return min(steps, 1) if self.algorithm.network == "prototypes" else steps
+
+    @property
     def diagnostics(self) -> Diagnostics | None:
         """What is computed where training is logged, beside the metrics of every step: for `outer.repeat`."""
         return self.learner.diagnostics

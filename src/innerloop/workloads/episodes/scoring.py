@@ -235,7 +235,7 @@ class Curves:
                     evaluate,
                     self._experiment.loss,
                     rule=self._tuned if tuned else self._experiment.rule,
-                    steps=self._settings.steps,
+                    steps=self._experiment.test_steps,
                     num_tasks=count,
                     query_losses=self._losses,
                     layout=self._layout,
@@ -244,7 +244,11 @@ class Curves:
                 )
             )
         curves = self._compiled[tuned, count](self._layout.replicate(meta), self._tasks[part, shots], key)
-        return {name: np.asarray(values) for name, values in curves.items()}
+        missing = self._settings.steps - self._experiment.test_steps  # they would change nothing
+        return {
+            name: np.pad(values, ((0, 0), (0, missing), *((0, 0),) * (np.ndim(values) - 2)), mode="edge")
+            for name, values in curves.items()
+        }
 
 
 def without_algorithm(experiment: Experiment, rate: float | None = None) -> Experiment:

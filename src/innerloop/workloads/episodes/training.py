@@ -91,11 +91,12 @@ class Validation:
                 evaluate,
                 experiment.loss,
                 rule=experiment.rule,
-                steps=config.evaluation.steps,
+                steps=experiment.test_steps,
                 num_tasks=VALIDATION_PHANTOMS if config.network.kind == "field" else VALIDATION_TASKS,
                 query_losses=experiment.eval_losses,
                 layout=self._layout,
                 adjoint=experiment.forward,
+                last=True,
             ),
             out_shardings=self._layout.whole,
         )

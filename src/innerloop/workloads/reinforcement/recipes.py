@@ -66,7 +66,12 @@ def _returns(shots: int, where: str, *rows: tuple[str, tuple[float, ...], tuple[
 # What the recipes have instead stalls less. It was chosen by the returns of training tasks, on cheetah direction and
 # navigation, and carried over to the others.
 PUBLISHED_POINT = {"inner.estimator": "log-likelihood", "outer.curvature_tasks": 0}
-PUBLISHED_ROBOT = {**PUBLISHED_POINT, "outer.divergence": "adapted", "outer.cg_iterations": 10, "outer.curvature_every": 1}
+PUBLISHED_ROBOT = {
+    **PUBLISHED_POINT,
+    "outer.divergence": "adapted",
+    "outer.cg_iterations": 10,
+    "outer.curvature_every": 1,
+}
 
 RL_DEVIATIONS = (
     "Inner estimator LVC instead of the log-likelihood, with which training stalls, and the curvature from 10 of the "
