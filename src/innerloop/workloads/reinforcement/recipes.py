@@ -115,7 +115,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             ("random", (-254.83, -254.33, -246.79, -230.83), (36.17, 35.09, 35.81, 34.6)),
             ("oracle", (-54.47,), (7.02,)),
         ),
-        f"10 episodes of each task, as in the checkpoint that was published; the paper says 20. {ROBOT_DEVIATIONS} {SPARED}",
+        "10 episodes of each task, as in the checkpoint that was published; the paper says 20. "
+        f"{ROBOT_DEVIATIONS} {SPARED}",
         as_published=PUBLISHED_ROBOT,
     ),
     "rl-cheetah-direction": Recipe(
