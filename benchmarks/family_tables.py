@@ -9,6 +9,7 @@ from innerloop import workloads
 from innerloop.core.algorithms import ALGORITHMS
 from innerloop.runs import plots
 from innerloop.runs.comparison import cells_of, title_of
+from innerloop.runs.results import counted
 from innerloop.workloads.episodes.memory import readable
 from innerloop.workloads.episodes.recipes import METHODS
 
@@ -117,7 +118,7 @@ def measured(name: str) -> list[str]:
         lines += ["", f"{provenance(result)} See [all rows](index.md#{title.lower()}).", ""]
         lines += [f"Note: {each}.\n" for each in dict.fromkeys(result["remarks"]) if each.startswith(f"{name}: ")]
     figures_of = [
-        f"{recipe}: {each.text} after {each.steps} steps ({each.source})"
+        f"{recipe}: {each.text} after {counted(each.steps, 'step')} ({each.source})"
         for recipe, made in RECIPES.items()
         for each in made.published
         if each.method == METHODS.get(name)
