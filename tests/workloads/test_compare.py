@@ -243,6 +243,8 @@ def test_prototypes_are_scored_after_their_one_step():
     """The steps after it would change nothing: they cost nothing, and the table has them."""
     flags = [*OMNIGLOT[2:], "--algorithm=protonet", "--evaluation.steps=3"]
     experiment = build(configured("omniglot-5way-1shot", *flags), print)
+    assert experiment.test_steps == 1
+    assert build(configured("omniglot-5way-1shot", *OMNIGLOT[2:], "--evaluation.steps=3"), print).test_steps == 3
     learned = training.initial_state(experiment).meta
     curves = scoring.Curves(experiment)
     for row in curves.rows("protonet", learned, 1, choose_rate=False):
