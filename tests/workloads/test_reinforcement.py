@@ -9,6 +9,7 @@ import pytest
 
 from innerloop.cli import main as cli
 from innerloop.runs import codec, loop
+from innerloop.runs.progress import Progress
 from innerloop.workloads.reinforcement import pictures, published, recipes, scoring
 from innerloop.workloads.reinforcement.build import build
 
@@ -114,7 +115,7 @@ def test_the_value_network_of_the_oracle_sees_the_task():
         evaluation=replace(config.evaluation, baseline_iterations=1),
     )
     experiment = build(config)
-    seeing, params = scoring.baseline(experiment, oracle=True)
+    seeing, params = scoring.baseline(experiment, Progress(), oracle=True)
     assert seeing.env.observation_size == experiment.env.observation_size + 2
     assert params["mean"]["dense1"]["kernel"].shape == (4, 4)
 
@@ -123,13 +124,13 @@ def test_pre_training_on_the_plane_is_by_adam_as_published():
     config = recipes.configure("rl-navigation-2d")
     config = replace(config, evaluation=replace(config.evaluation, baseline_iterations=1))
     before, after = (
-        scoring.baseline(build(replace(config, evaluation=replace(config.evaluation, **settings))), oracle=False)[1]
+        scoring.baseline(build(replace(config, evaluation=replace(config.evaluation, **settings))), Progress(), oracle=False)[1]
         for settings in ({"baseline_iterations": 0}, {})
     )
     moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), before, after)
     assert np.max(jax.tree.leaves(moved)) == pytest.approx(scoring.PRETRAINING_RATE, rel=0.01)
     config = replace(config, evaluation=replace(config.evaluation, pretraining="trust-region"))
-    natural = scoring.baseline(build(config), oracle=False)[1]
+    natural = scoring.baseline(build(config), Progress(), oracle=False)[1]
     assert np.max(jax.tree.leaves(jax.tree.map(lambda a, b: np.max(np.abs(a - b)), before, natural))) > 0.01
 
 

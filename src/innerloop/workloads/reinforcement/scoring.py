@@ -12,12 +12,14 @@ from innerloop import rl
 from innerloop.core import rules
 from innerloop.rl.types import HostEnv
 from innerloop.runs import codec
+from innerloop.runs.loop import Pace, line_of
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
-from innerloop.runs.workload import Comparable
+from innerloop.runs.workload import Comparable, StepInfo
 from innerloop.types import InnerRule, Meta
 from innerloop.workloads.reinforcement.build import Experiment, environment, judge
 from innerloop.workloads.reinforcement.config import Config
+from innerloop.workloads.reinforcement.training import training_line
 
 RANDOM, PRETRAINED, ORACLE = "random", "pre-trained", "oracle"
 """The baselines: never trained; trained on all tasks; trained on all tasks, and observing which one it is in."""
@@ -26,6 +28,10 @@ PRETRAINING_RATE = 1e-3
 """Step size of Adam in pre-training; its usual one."""
 BASELINE_TASKS, BASELINE_EPISODES = 20, 5
 """What a baseline collects in an iteration: 100 episodes, as in the paper, and as many tasks as that takes."""
+BASELINE_BOUND = 0.01
+"""The trust region of a baseline's update in nats, as in the paper, whatever bounds the meta-update."""
+BASELINE_CURVATURE_EVERY = 4
+"""Every so-manyth step of these is in its curvature, the dearest part of the update."""
 
 
 def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
@@ -48,13 +54,14 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
     if settings.baselines:
         params = experiment.policy.init(_key(BASELINE_SEED + config.seed))
         random = RANDOM, params, settings.random_rate
-        with progress.timed(f"pre-training the baseline ({settings.baseline_iterations:,} iterations)"):
-            pretrained = PRETRAINED, baseline(experiment, oracle=False)[1], settings.pretrained_rate
+        progress.say(f"pre-training the baseline: {settings.baseline_iterations:,} iterations, the first also compiles")
+        pretrained = PRETRAINED, baseline(experiment, progress, oracle=False)[1], settings.pretrained_rate
         for method, params, rate in (random, pretrained):
             with progress.timed(f"evaluating: {method}"):
                 found.append((method, rate, walk(experiment, Meta(params, ()), rules.sgd(rate))))
-        with progress.timed(f"training the oracle ({settings.baseline_iterations:,} iterations)"):
-            seeing, params = baseline(experiment, oracle=True)
+        progress.say(f"training the oracle: {settings.baseline_iterations:,} iterations, the first also compiles")
+        seeing, params = baseline(experiment, progress, oracle=True)
+        with progress.timed(f"evaluating: {ORACLE}"):
             found.append((ORACLE, 0.0, walk(seeing, Meta(params, ()), rules.sgd(0.0), updates=0)))
     values = {
         "metric": "return",
@@ -138,11 +145,12 @@ def walk(
     )
 
 
-def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
-    """One policy for all tasks, without inner updates: by the same trust region, or as the settings say.
+def baseline(experiment: Experiment, progress: Progress, *, oracle: bool) -> tuple[Experiment, Any]:
+    """One policy for all tasks, without inner updates: by a trust region, or as the settings say.
 
     Args:
         experiment: what it is compared with.
+        progress: shown every iteration.
         oracle: whether it observes the task.
 
     Returns:
@@ -153,7 +161,8 @@ def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
     policy = rl.policies.for_environment(env, hidden=config.policy.widths)
     rule, judged = rules.sgd(0.0), judge(config, env)
     by_adam = config.evaluation.pretraining == "adam" and not oracle
-    outer = rl.Descent(optax.adam(PRETRAINING_RATE)) if by_adam else rl.TrustRegion(bound=config.outer.bound)
+    natural = rl.TrustRegion(BASELINE_BOUND, curvature_every=BASELINE_CURVATURE_EVERY)
+    outer = rl.Descent(optax.adam(PRETRAINING_RATE)) if by_adam else natural
     step = rl.train_step(
         env,
         policy,
@@ -167,8 +176,13 @@ def baseline(experiment: Experiment, *, oracle: bool) -> tuple[Experiment, Any]:
     )
     params_key, run_key = jax.random.split(_key(BASELINE_SEED + config.seed))
     state = experiment.layout.replicate(rl.init(policy.init(params_key), rule, outer, run_key))
-    for _ in range(config.evaluation.baseline_iterations):
-        state, _ = step(state)
+    total = config.evaluation.baseline_iterations
+    pace = Pace(0, BASELINE_TASKS)
+    for done in range(1, total + 1):
+        state, metrics = step(state)
+        pace.advance(done, total)
+        line = training_line({"return_0": float(metrics["returns"][0])})
+        progress.update(line_of(StepInfo(state, done, total, {}, line), "iteration", pace), last=done == total)
     return replace(experiment, env=env, policy=policy, judge=judged), state.meta.params
 
 
