@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from innerloop import workloads
+from innerloop.cli.configuration import PUBLISHED
 from innerloop.runs import rundir
-from innerloop.runs.codec import flag, leaves
+from innerloop.runs.codec import changed, flag, leaves
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,13 +67,22 @@ def record(path: Path) -> Path:
 def changes(run: rundir.Run) -> str:
     """The flags that make the recipe train as this run did, but for its seed and places."""
     config = run.config
-    recipe = dict(leaves(run.workload.configure(config.recipe, None)))
+    recipe = run.workload.configure(config.recipe, None)
+    published = run.workload.recipes[config.recipe].published_settings(config.algorithm)
+    if published and not differences(config, changed(recipe, published)):
+        return PUBLISHED
+    return " ".join(f"--{flag(name)} {value}" for name, value in differences(config, recipe).items())
+
+
+def differences(config: Any, other: Any) -> dict[str, Any]:
+    """The settings of a configuration that another one trains without."""
+    known = dict(leaves(other))
     apart = {"seed", "algorithm", "run_dir", "data_dir", "outer.iterations"}
-    return " ".join(
-        f"--{flag(name)} {value}"
+    return {
+        name: value
         for name, value in leaves(config)
-        if value != recipe[name] and name not in apart and name.split(".")[0] not in ("evaluation", "layout", "log")
-    )
+        if value != known[name] and name not in apart and name.split(".")[0] not in ("evaluation", "layout", "log")
+    }
 
 
 def seconds_of(run: rundir.Run) -> list[float]:

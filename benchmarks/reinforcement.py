@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rl_pictures
+from innerloop.cli.configuration import PUBLISHED
 from innerloop.core.evaluate import summarise
 from innerloop.runs.progress import duration
 from innerloop.workloads.reinforcement import recipes
@@ -135,8 +136,7 @@ def settings_of(run: dict[str, Any]) -> str:
     """What a run changes of the recipe, in words."""
     if run["meta_steps"] == 1:
         return ALONE
-    back = "--inner.estimator log-likelihood"
-    return "as published" if run["changes"].startswith(back) else run["changes"]
+    return "as published" if run["changes"] == PUBLISHED else run["changes"]
 
 
 def ours_beside(method: str, settings: str, found: list[tuple[dict[str, Any], np.ndarray]], figures: list[Any]) -> str:
