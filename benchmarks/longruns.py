@@ -140,7 +140,7 @@ REINFORCEMENT = (
     Row("rl-ant-direction", 575, 0, ALONE),
     Row("rl-navigation-2d", 1, 0, (), "baselines"),
     Row("rl-cheetah-direction", 1, 0, ("--evaluation.baseline-iterations=1000",), "baselines"),
-    Row("rl-cheetah-velocity", 1, 0, ("--evaluation.baseline-iterations=500",), "baselines"),
+    Row("rl-cheetah-velocity", 1, 0, ("--evaluation.baseline-iterations=1000",), "baselines"),
     Row("rl-ant-velocity", 1, 0, ("--evaluation.baseline-iterations=300",), "baselines"),
     Row("rl-ant-direction", 1, 0, ("--evaluation.baseline-iterations=300",), "baselines"),
 )
