@@ -124,7 +124,9 @@ def test_pre_training_on_the_plane_is_by_adam_as_published():
     config = recipes.configure("rl-navigation-2d")
     config = replace(config, evaluation=replace(config.evaluation, baseline_iterations=1))
     before, after = (
-        scoring.baseline(build(replace(config, evaluation=replace(config.evaluation, **settings))), Progress(), oracle=False)[1]
+        scoring.baseline(
+            build(replace(config, evaluation=replace(config.evaluation, **settings))), Progress(), oracle=False
+        )[1]
         for settings in ({"baseline_iterations": 0}, {})
     )
     moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), before, after)

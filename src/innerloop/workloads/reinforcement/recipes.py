@@ -128,7 +128,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             ("oracle", (-54.47,), (7.02,)),
         ),
         "10 episodes of each task, as in the checkpoint that was published; the paper says 20. A trust region of 0.1 "
-        f"nats instead of 0.01: its steps go further, and the policy gets less noisy. {TRACED} {RL_DEVIATIONS} {SPARED}",
+        f"nats instead of 0.01, whose steps go further. {TRACED} {RL_DEVIATIONS} {SPARED}",
         as_published={**PUBLISHED_ROBOT, "outer.bound": 0.01, "advantages.trace": 1.0},
     ),
     "rl-cheetah-direction": Recipe(
