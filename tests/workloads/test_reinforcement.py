@@ -69,6 +69,14 @@ def test_a_finished_run_holds_what_it_should(finished):
     assert "-11.68 ± 2.19" not in report  # published with 40 episodes, not with one
 
 
+def test_the_report_says_where_a_simpler_policy_does_as_well(finished):
+    result = json.loads((finished / "evaluation.json").read_text())
+    said = [remark for remark in result["remarks"] if remark.startswith("a simpler model does")]
+    assert any(": pre-trained (mean return" in each or ": random (mean return" in each for each in said)
+    assert not any("oracle" in each for each in said)  # which observes the task
+    assert said[0].split(" (")[0] in (finished / "report.html").read_text()
+
+
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(finished, tmp_path, monkeypatch, capsys):
     class Raised(loop.Flag):
         raised = True

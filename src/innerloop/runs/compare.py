@@ -280,7 +280,7 @@ def write(result: Mapping[str, Any], output: Path, progress: Progress) -> None:
     for table in comparison.tables(result):
         progress.say("\n" + table.as_text())
     for remark in comparison.remarks(result):
-        progress.say(f"note: {remark}")
+        progress.note(remark)
     write_text(output / "comparison.json", json.dumps(sealed.plain(result), indent=1, allow_nan=False))
     try:
         text = render(result)

@@ -88,7 +88,7 @@ def _stand(
             rundir.require_origin(run, origin)
         if run is None or not run.begun:
             return [codec.encoded(config), False]
-        going_on = rundir.continued(run, config, progress.say)
+        going_on = rundir.continued(run, config, progress.note)
         workload.check(going_on)
         return [codec.encoded(going_on), True]
 
@@ -172,7 +172,7 @@ def _finish(
     for table in tables:
         progress.say("\n" + table.as_text())
     for remark in remarks:
-        progress.say(f"note: {remark}")
+        progress.note(remark)
     progress.say(f"model: {run.model.resolve()}")
     try:
         with progress.timed("writing the report"):

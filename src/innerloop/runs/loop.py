@@ -146,7 +146,7 @@ def _resumed(run: Run, session: Session[Any], progress: Progress) -> Any:
         step = session.step_of(state)
         damaged = run.truncate_records(step)
         if damaged:
-            progress.say(f"note: {damaged:,} damaged lines of {run.metrics} are dropped")
+            progress.note(f"{damaged:,} damaged lines of {run.metrics} are dropped")
         return step
 
     distributed.from_first(read)

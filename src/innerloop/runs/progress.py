@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import fill
 from typing import Any, TextIO
 
 from innerloop.errors import InnerloopError
@@ -33,6 +34,10 @@ class Progress:
         """A line of its own."""
         self._close_line()
         self._write(message + "\n")
+
+    def note(self, remark: str) -> None:
+        """What a user should know, in lines of 80 columns; what is longer than one, such as a path, is not broken."""
+        self.say(fill(f"note: {remark}", 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -266,7 +266,7 @@ def _write_config(path: Path, workload: Workload[Any], config: Any, beginning: B
     sealed.write(path / "config.json", values if beginning is None else values | {"from": beginning._asdict()})
 
 
-def continued(run: Run, config: Any, say: Callable[[str], None]) -> Any:
+def continued(run: Run, config: Any, note: Callable[[str], None]) -> Any:
     """The configuration to go on with: the one that is asked for, with what was chosen when the run was started.
 
     The number of devices may be another one.
@@ -274,7 +274,7 @@ def continued(run: Run, config: Any, say: Callable[[str], None]) -> Any:
     Args:
         run: what goes on.
         config: what is asked for.
-        say: told if the devices are others.
+        note: told if the devices are others.
 
     Raises:
         InnerloopError: naming the settings that differ.
@@ -287,8 +287,8 @@ def continued(run: Run, config: Any, say: Callable[[str], None]) -> Any:
     }
     for name in codec.DEVICES:
         if asked.get(name) not in (None, 0, chosen.get(name)):
-            say(
-                f"note: --{codec.flag(name)} was {chosen[name]} and is now {asked[name]}; the tasks stay the same, but "
+            note(
+                f"--{codec.flag(name)} was {chosen[name]} and is now {asked[name]}; the tasks stay the same, but "
                 "sums over them are rounded otherwise, so the bits are not those of before"
             )
             chosen[name] = asked[name]

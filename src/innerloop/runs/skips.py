@@ -91,7 +91,7 @@ class Skips:
         except Exception:  # training goes on, whether or not it can be said which task it was
             pass
         named = f"that of {listed(examined.names)} is not finite" if examined.names else "it is not finite"
-        self._progress.say(f"note: {unit} {last:,} was skipped, for its meta-gradient: {named}; training goes on")
+        self._progress.note(f"{unit} {last:,} was skipped, for its meta-gradient: {named}; training goes on")
 
     def _write(self, examined: Examined, step: int) -> None:
         checkpoint.write(self.folder, step, examined.state, 1, self._session.settings)

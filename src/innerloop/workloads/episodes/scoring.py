@@ -16,7 +16,7 @@ from innerloop.core.algorithms.learner import adapted_leaves
 from innerloop.core.evaluate import evaluate
 from innerloop.core.layout import Layout
 from innerloop.core.trees import path_name
-from innerloop.runs import codec
+from innerloop.runs import codec, simpler
 from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, counted, estimate
@@ -103,7 +103,11 @@ def score(experiment: Experiment, last: Validated, progress: Progress, best: Seq
         "best": [{"step": each.step, "score": each.score} for each in best],
     }
     evaluated = dict.fromkeys(of_method for _, of_method, _, _ in contestants)
-    return Result(values, {name: scores for of_method in evaluated for name, scores in of_method.kept.items()})
+    scores = {name: kept for of_method in evaluated for name, kept in of_method.kept.items()}
+    as_well = simpler.remarks(
+        comparables(config, values, scores), (SCRATCH, PRETRAINED), digits=2 if factor == 1 else 1
+    )
+    return Result(values | {"simpler": as_well}, scores)
 
 
 def _gain(contestants: Sequence[tuple[str, "Curves", Params, bool]], judge: str, shots: int) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class EpisodesSession:
         return report.tables(result, self.config)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        return [*self.experiment.remarks(), *training.remarks(records, self.config), *self._best(result)]
+        of_training = training.remarks(records, self.config)
+        return [*self.experiment.remarks(), *of_training, *self._best(result), *result["simpler"]]
 
     def _best(self, result: Mapping[str, Any]) -> list[str]:
         """Which meta-step was best on validation tasks."""

@@ -11,7 +11,7 @@ import optax
 from innerloop import rl
 from innerloop.core import rules
 from innerloop.rl.types import HostEnv
-from innerloop.runs import codec
+from innerloop.runs import codec, simpler
 from innerloop.runs.loop import Pace, line_of
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, estimate
@@ -73,7 +73,13 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
         "test_seed": settings.seed,
         "tables": [{"shots": settings.steps // experiment.horizon, "rows": [_row(*adapted) for adapted in found]}],
     }
-    return Result(values, {score_name(method): np.asarray(adapted.returns) for method, _, adapted in found})
+    scores = {score_name(method): np.asarray(adapted.returns) for method, _, adapted in found}
+    return Result(values | {"simpler": _simpler(config, values, scores)}, scores)
+
+
+def _simpler(config: Config, values: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[str]:
+    """Which baselines do as well; the oracle, which observes the task, is none to be compared with."""
+    return simpler.remarks(comparables(config, values, scores), (RANDOM, PRETRAINED), digits=values["digits"])
 
 
 def score_name(method: str) -> str:

@@ -91,7 +91,7 @@ class ReinforcementSession:
         return report.tables(result, self.config)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        return []
+        return result["simpler"]
 
     def sections(
         self, state: RLState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]

@@ -28,6 +28,8 @@ from innerloop.workloads.streams.config import Config, DigitTasks
 SIDE, CLASSES, GREYS = 8, 10, 16
 LEARNED, UNIFORM, EARLY = "learned weights", "uniform weights", "uniform weights, stopped early"
 THRESHOLD, CLEAN, FEW = "loss threshold", "right labels alone", "validation part alone"
+SIMPLER = (UNIFORM, EARLY, THRESHOLD, FEW)
+"""The baselines that are not told which labels are right."""
 CHECKS = 20
 """Times in a training at which early stopping looks at the validation part."""
 

@@ -1,12 +1,14 @@
 """What a long inner loop is about, as its session knows it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import optax
 
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
+from innerloop.runs.workload import Comparable
 from innerloop.types import InnerRule, Meta, MetaLoss, Params, PRNGKey, TaskDistribution
 from innerloop.workloads.streams.config import Config, Outer
 
@@ -60,14 +62,30 @@ class Judge(NamedTuple):
         score: `(problem, meta, progress) -> result`, beside the baselines.
         tables: of a result.
         sections: `(problem, meta, result, records) -> sections`, the pictures of the report.
+        simpler: the baselines that are simpler than what was learned, and are told no more than it.
     """
 
     score: Callable[[Any, Meta, Progress], Result]
     tables: Callable[[Mapping[str, Any]], list[Table]]
     sections: Callable[[Any, Meta, Mapping[str, Any], Sequence[Mapping[str, Any]]], list[Section]]
+    simpler: Collection[str]
 
 
 def optimizer(outer: Outer) -> optax.GradientTransformation:
     """Adam, perhaps of a clipped meta-gradient."""
     adam = optax.adam(outer.learning_rate)
     return optax.chain(optax.clip_by_global_norm(outer.clip), adam) if outer.clip else adam
+
+
+def comparables(result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[Comparable]:
+    """The scores of a finished run that other runs can be compared with.
+
+    Args:
+        result: its evaluation, whose first row is its own.
+        scores: of single tasks.
+    """
+    own = result["rows"][0]["name"]
+    return [
+        Comparable(result["title"], scores[name][:, None], result["lower_is_better"], "" if name == own else name)
+        for name in scores
+    ]

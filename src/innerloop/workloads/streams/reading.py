@@ -21,6 +21,8 @@ from innerloop.workloads.streams.transformer import Shape
 
 TRAINING, STILL = "ttt", "the same network, not trained at test time"
 NAMES = {TRAINING: "test-time training", "window": "window alone", "full": "attention over the whole stream"}
+SIMPLER = (STILL, NAMES["window"], NAMES["full"])
+"""What reads with nothing learned while reading."""
 
 
 class Reading:

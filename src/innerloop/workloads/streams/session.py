@@ -10,16 +10,16 @@ import numpy as np
 
 from innerloop import artifacts
 from innerloop.core.outer import MetaState, finite_tasks, init, meta_step, repeat
-from innerloop.runs import codec, machine
+from innerloop.runs import codec, machine, simpler
 from innerloop.runs.best import Validated
 from innerloop.runs.machine import compile_clock
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
 from innerloop.runs.workload import Examined, StepInfo
-from innerloop.workloads.streams import digits_report, digits_scoring, reading_report, reading_scoring
+from innerloop.workloads.streams import digits, digits_report, digits_scoring, reading, reading_report, reading_scoring
 from innerloop.workloads.streams.config import Config, DigitTasks
 from innerloop.workloads.streams.digits import Digits
-from innerloop.workloads.streams.problem import Judge, Problem, optimizer
+from innerloop.workloads.streams.problem import Judge, Problem, comparables, optimizer
 from innerloop.workloads.streams.reading import Reading
 
 KIND = "streams"
@@ -54,9 +54,9 @@ class StreamsSession:
         """Read or draw the data."""
         machine.set_up(1)
         if isinstance(config.tasks, DigitTasks):
-            judge = Judge(digits_scoring.score, digits_report.tables, digits_report.sections)
+            judge = Judge(digits_scoring.score, digits_report.tables, digits_report.sections, digits.SIMPLER)
             return cls(Digits.open(config), judge, progress)
-        judge = Judge(reading_scoring.score, reading_report.tables, reading_report.sections)
+        judge = Judge(reading_scoring.score, reading_report.tables, reading_report.sections, reading.SIMPLER)
         return cls(Reading.open(config), judge, progress)
 
     def describe(self) -> list[str]:
@@ -108,13 +108,16 @@ class StreamsSession:
         return Examined(before, names, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
     def evaluate(self, state: MetaState, best: Sequence[Validated] = ()) -> Result:
-        return self.judge.score(self.problem, state.meta, self.progress)
+        found = self.judge.score(self.problem, state.meta, self.progress)
+        scores = comparables(found.values, found.scores)
+        as_well = simpler.remarks(scores, self.judge.simpler, digits=2)
+        return Result({**found.values, "simpler": as_well}, found.scores)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return self.judge.tables(result)
 
     def remarks(self, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
-        return []
+        return result["simpler"]
 
     def sections(
         self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]

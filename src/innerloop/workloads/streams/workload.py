@@ -37,11 +37,9 @@ class Streams:
     def comparables(
         self, config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]
     ) -> list[Comparable]:
-        own = result["rows"][0]["name"]
-        return [
-            Comparable(result["title"], scores[name][:, None], result["lower_is_better"], "" if name == own else name)
-            for name in scores
-        ]
+        from innerloop.workloads.streams import problem
+
+        return problem.comparables(result, scores)
 
     def identity_of_test_tasks(self, config: Config, result: Mapping[str, Any]) -> Mapping[str, Any]:
         names = ("tasks", "seed")
