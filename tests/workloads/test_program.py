@@ -185,6 +185,9 @@ def test_plain_lines_where_there_is_no_terminal(run, tmp_path):
     assert "compiling the meta-step ... " in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith(("report:", "model:")))
     assert "step 40/40" in result.stdout
+    evaluation = json.loads((tmp_path / "other" / "evaluation.json").read_text())
+    said = " ".join(result.stdout.split())
+    assert all(f"note: {each}" in said for each in evaluation["simpler"])
 
 
 def test_help_answers_at_once_and_without_jax():

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from innerloop import workloads
 from innerloop.cli import main as cli
-from innerloop.runs import codec, loop
+from innerloop.runs import codec, loop, rundir
 from innerloop.runs.progress import Progress
 from innerloop.workloads.reinforcement import pictures, published, recipes, scoring
 from innerloop.workloads.reinforcement.build import build
@@ -70,11 +71,15 @@ def test_a_finished_run_holds_what_it_should(finished):
 
 
 def test_the_report_says_where_a_simpler_policy_does_as_well(finished):
-    result = json.loads((finished / "evaluation.json").read_text())
-    said = [remark for remark in result["remarks"] if remark.startswith("a simpler model does")]
-    assert any(": pre-trained (mean return" in each or ": random (mean return" in each for each in said)
-    assert not any("oracle" in each for each in said)  # which observes the task
-    assert said[0].split(" (")[0] in (finished / "report.html").read_text()
+    run = rundir.existing(finished, workloads.registered())
+    result, scores = run.result(), run.scores()
+    assert result["simpler"] == scoring.as_well(run.config, result, scores)
+    assert set(result["simpler"]) <= set(result["remarks"])
+    ours = scores["maml/return"]
+    told = {"random/return": ours - 1, "pre-trained/return": ours + 1, "oracle/return": ours[:, :1] + 100}
+    (said,) = scoring.as_well(run.config, result, scores | told)  # and nothing of the oracle, which observes the task
+    assert said.startswith("a simpler model does better: pre-trained (mean return")
+    assert said.endswith("difference 1.0 ± 0.0)")
 
 
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(finished, tmp_path, monkeypatch, capsys):

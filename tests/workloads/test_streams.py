@@ -152,6 +152,8 @@ def test_a_run_is_trained_interrupted_and_resumed_to_the_same_bits(recipe, tmp_p
     result = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
     assert len(result["rows"]) == {"data-weights": 6, "ttt-recall": 4, "ttt-text": 1}[recipe]
     assert all(math.isfinite(row["score"]["mean"]) for row in result["rows"])
+    assert set(result["simpler"]) <= set(result["remarks"])
+    assert not any("right labels" in each for each in result["simpler"])  # which is told more
     report = (tmp_path / "whole" / "report.html").read_text()
     assert report.count("<svg") == (3 if recipe == "data-weights" else 2)
     assert exported.load(tmp_path / "whole").arrays["params" if recipe == "data-weights" else "params/head"].size

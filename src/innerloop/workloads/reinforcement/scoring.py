@@ -74,12 +74,12 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
         "tables": [{"shots": settings.steps // experiment.horizon, "rows": [_row(*adapted) for adapted in found]}],
     }
     scores = {score_name(method): np.asarray(adapted.returns) for method, _, adapted in found}
-    return Result(values | {"simpler": _simpler(config, values, scores)}, scores)
+    return Result(values | {"simpler": as_well(config, values, scores)}, scores)
 
 
-def _simpler(config: Config, values: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[str]:
-    """Which baselines do as well; the oracle, which observes the task, is none to be compared with."""
-    return simpler.remarks(comparables(config, values, scores), (RANDOM, PRETRAINED), digits=values["digits"])
+def as_well(config: Config, result: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> list[str]:
+    """Which baselines do as well, in sentences; the oracle, which observes the task, is none to be compared with."""
+    return simpler.remarks(comparables(config, result, scores), (RANDOM, PRETRAINED), digits=result["digits"])
 
 
 def score_name(method: str) -> str:
