@@ -231,8 +231,12 @@ def score_text(result: Mapping[str, Any], row: Mapping[str, Any], step: int) -> 
     values, factor = row["metrics"][result["metric"]], result["factor"]
     if step >= len(values["mean"]):
         return ""
-    digits = result.get("digits", 2 if factor == 1 else 1)
-    return measured(values["mean"][step] * factor, values["interval"][step] * factor, digits)
+    return measured(values["mean"][step] * factor, values["interval"][step] * factor, digits_of(result))
+
+
+def digits_of(result: Mapping[str, Any]) -> int:
+    """Digits behind the point of its scores: one for percent, two for the others, unless it says so itself."""
+    return result.get("digits", 2 if result["factor"] == 1 else 1)
 
 
 def adaptation_table(

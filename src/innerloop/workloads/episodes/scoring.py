@@ -19,7 +19,7 @@ from innerloop.core.trees import path_name
 from innerloop.runs import codec, simpler
 from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
-from innerloop.runs.results import Result, counted, estimate
+from innerloop.runs.results import Result, counted, digits_of, estimate
 from innerloop.runs.workload import Comparable
 from innerloop.types import Meta, Params, TaskDistribution
 from innerloop.workloads.episodes.build import Experiment, assemble, outer_optimizer
@@ -104,9 +104,7 @@ def score(experiment: Experiment, last: Validated, progress: Progress, best: Seq
     }
     evaluated = dict.fromkeys(of_method for _, of_method, _, _ in contestants)
     scores = {name: kept for of_method in evaluated for name, kept in of_method.kept.items()}
-    as_well = simpler.remarks(
-        comparables(config, values, scores), (SCRATCH, PRETRAINED), digits=2 if factor == 1 else 1
-    )
+    as_well = simpler.remarks(comparables(config, values, scores), (SCRATCH, PRETRAINED), digits=digits_of(values))
     return Result(values | {"simpler": as_well}, scores)
 
 
