@@ -15,8 +15,9 @@ from workloads.program import TINY
 
 SWEEP = ["compare", "demo", "--algorithms=maml,fomaml", "--output=sweep", "--launch=local:2", *TINY]
 SLURM = {
-    "sbatch": 'SLURM_JOB_ID=7 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_NODEID=0 SLURM_NNODES=1 '
-    'sh -c \'sh "$1" >>"$0.log" 2>&1; echo COMPLETED >"$0.state"\' "$0" "$1" >/dev/null 2>&1 &\n'
+    "sbatch": 'cp "$1" "$0.script"\n'  # now, as Slurm does: submitit moves its file as soon as it has the number
+    'SLURM_JOB_ID=7 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_NODEID=0 SLURM_NNODES=1 '
+    'sh -c \'sh "$1" >>"$0.log" 2>&1; echo COMPLETED >"$0.state"\' "$0" "$0.script" >/dev/null 2>&1 &\n'
     "echo Submitted batch job 7",
     "srun": 'while [ "${1#-}" != "$1" ]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done\nexec "$@"',
     "sacct": 'echo "JobID|State|NodeList"; echo "7|$(cat "$(dirname "$0")/sbatch.state" 2>/dev/null || echo RUNNING)|here"',  # noqa: E501
