@@ -10,6 +10,8 @@ import pytest
 from innerloop import workloads
 from innerloop.cli import main as cli
 from innerloop.runs import codec, loop, rundir
+from innerloop.runs.aside import Aside
+from innerloop.runs.loop import InterruptedTraining
 from innerloop.runs.progress import Progress
 from innerloop.workloads.reinforcement import pictures, published, recipes, scoring
 from innerloop.workloads.reinforcement.build import build
@@ -119,7 +121,26 @@ def test_a_robot_is_trained_and_shown(tmp_path, capsys):
     assert film_of(run) == film
 
 
-def test_the_value_network_of_the_oracle_sees_the_task():
+def beside(folder, config):
+    return Aside(folder, replace(config.log, checkpoint_seconds=0.0), Progress())
+
+
+def test_an_evaluation_that_is_stopped_says_how_it_goes_on(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise InterruptedTraining
+
+    run = str(tmp_path / "run")
+    with monkeypatch.context() as once:
+        once.setattr(scoring, "baseline", stopped)
+        assert cli.run(["train", "rl-navigation-2d", *TINY, "--run-dir", run]) == 130
+        assert f"innerloop resume {run}" in capsys.readouterr().out
+        assert cli.run(["evaluate", run]) == 130
+        assert "the same command goes on" in capsys.readouterr().out
+    assert cli.run(["resume", run]) == 0
+    assert sorted(path.name for path in (tmp_path / "run" / "baselines").iterdir()) == ["oracle", "pre-trained"]
+
+
+def test_the_value_network_of_the_oracle_sees_the_task(tmp_path):
     config = recipes.configure("rl-navigation-2d")
     config = replace(
         config,
@@ -128,24 +149,26 @@ def test_the_value_network_of_the_oracle_sees_the_task():
         evaluation=replace(config.evaluation, baseline_iterations=1),
     )
     experiment = build(config)
-    seeing, params = scoring.baseline(experiment, Progress(), oracle=True)
+    seeing, params = scoring.baseline(experiment, beside(tmp_path, config), oracle=True)
     assert seeing.env.observation_size == experiment.env.observation_size + 2
     assert params["mean"]["dense1"]["kernel"].shape == (4, 4)
 
 
-def test_pre_training_on_the_plane_is_by_adam_as_published():
+def test_pre_training_on_the_plane_is_by_adam_as_published(tmp_path):
     config = recipes.configure("rl-navigation-2d")
     config = replace(config, evaluation=replace(config.evaluation, baseline_iterations=1))
     before, after = (
         scoring.baseline(
-            build(replace(config, evaluation=replace(config.evaluation, **settings))), Progress(), oracle=False
+            build(replace(config, evaluation=replace(config.evaluation, **settings))),
+            beside(tmp_path, config),
+            oracle=False,
         )[1]
         for settings in ({"baseline_iterations": 0}, {})
     )
     moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), before, after)
     assert np.max(jax.tree.leaves(moved)) == pytest.approx(scoring.PRETRAINING_RATE, rel=0.01)
     config = replace(config, evaluation=replace(config.evaluation, pretraining="trust-region"))
-    natural = scoring.baseline(build(config), Progress(), oracle=False)[1]
+    natural = scoring.baseline(build(config), beside(tmp_path, config), oracle=False)[1]
     assert np.max(jax.tree.leaves(jax.tree.map(lambda a, b: np.max(np.abs(a - b)), before, natural))) > 0.01
 
 

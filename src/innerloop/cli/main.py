@@ -214,19 +214,19 @@ def _resume(arguments: list[str]) -> int:
         return engine.train(run.workload, replace(config, run_dir=name))
 
 
-def _evaluate(arguments: list[str]) -> None:
+def _evaluate(arguments: list[str]) -> int:
     name, run, rest = existing.named(arguments, "evaluate")
     config = parse.fields(rest, run.config, f"innerloop evaluate {name}")
     parse.only(("evaluation", "data_dir"), run.config, config, "evaluate takes --evaluation.* and --data-dir")
     run.workload.check(config)
-    engine.evaluate(run, config, again=True)
+    return engine.evaluate(run, config, again=True)
 
 
-def _report(arguments: list[str]) -> None:
+def _report(arguments: list[str]) -> int:
     name, run, rest = existing.named(arguments, "report")
     config = parse.fields(rest, run.config, f"innerloop report {name}")
     parse.only(("data_dir",), run.config, config, "report takes --data-dir alone")
-    engine.evaluate(run, config, again=False)
+    return engine.evaluate(run, config, again=False)
 
 
 def _export(arguments: list[str]) -> None:

@@ -55,11 +55,11 @@ def train(workload: Workload[Any], config: Any, *, origin: rundir.Run | None = N
         run = replace(run, path=own)
         try:
             state = loop.train(run, session, progress)
+            if distributed.count() == 1:
+                _finish(run, session, state, progress, again=False, report=report)
         except loop.InterruptedTraining:
             progress.say(f"stopped and saved; continue with: innerloop resume {path}")
             return INTERRUPTED
-        if distributed.count() == 1:
-            _finish(run, session, state, progress, again=False, report=report)
     return 0
 
 
@@ -124,18 +124,28 @@ def dry_run(workload: Workload[Any], config: Any) -> None:
         progress.say(line)
 
 
-def evaluate(run: rundir.Run, config: Any, *, again: bool) -> None:
+def evaluate(run: rundir.Run, config: Any, *, again: bool) -> int:
     """Evaluate a trained run (again, or if it was not yet) and write its report.
 
     Args:
         run: which.
         config: its configuration, perhaps with other settings of the evaluation.
         again: whether to measure what was measured before.
+
+    Returns:
+        0, or 130 if it was interrupted while it trained a baseline; then that is saved.
     """
+    from innerloop.runs import loop
+
     progress = Progress()
     with rundir.locked(run.path):
         session, state = _trained(replace(run, config=config), progress)
-        _finish(replace(run, config=config), session, state, progress, again=again)
+        try:
+            _finish(replace(run, config=config), session, state, progress, again=again)
+        except loop.InterruptedTraining:
+            progress.say("stopped and saved; the same command goes on")
+            return INTERRUPTED
+    return 0
 
 
 def export(run: rundir.Run, folder: Path) -> None:
@@ -190,7 +200,7 @@ def _measured(run: rundir.Run, session: Session[Any], state: Any, progress: Prog
     from innerloop.runs import skips
     from innerloop.runs.best import Best
 
-    found = session.evaluate(state, Best(run.best).read(session.learned(state), progress.say))
+    found = session.evaluate(state, run.aside, Best(run.best).read(session.learned(state), progress.say))
     config = session.config
     result = {
         "workload": run.workload.name,

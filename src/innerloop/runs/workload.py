@@ -139,12 +139,16 @@ class Session(Protocol[S]):
         """What the step after the first `step` ones would do to a state: which of its tasks have no finite gradient."""
         ...
 
-    def evaluate(self, state: S, best: "Sequence[Validated]" = ()) -> Result:
+    def evaluate(self, state: S, aside: Path, best: "Sequence[Validated]" = ()) -> Result:
         """Score the state on test tasks.
 
         Args:
             state: where training stands.
+            aside: a folder for what has to be trained for that and takes long, see `innerloop.runs.aside`.
             best: what was learned at the best validation scores, the best first; nothing where there is no validation.
+
+        Raises:
+            InterruptedTraining: when a signal asked to stop such a training, which is saved.
         """
         ...
 

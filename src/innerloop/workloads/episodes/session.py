@@ -101,7 +101,7 @@ class EpisodesSession:
         """The time of a meta-step, averaged over training."""
         return tune.mean_seconds(self.experiment)
 
-    def evaluate(self, state: MetaState, best: Sequence[Validated] = ()) -> Result:
+    def evaluate(self, state: MetaState, aside: Path, best: Sequence[Validated] = ()) -> Result:
         last = Validated(self.step_of(state), float("nan"), state.meta)
         return scoring.score(self.experiment.alone(), last, self.progress, best)
 

@@ -1,6 +1,6 @@
 """The evaluation of a run: returns on the 40 test tasks of the paper, beside its baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,8 +12,7 @@ from innerloop import rl
 from innerloop.core import rules
 from innerloop.rl.types import HostEnv
 from innerloop.runs import codec, simpler
-from innerloop.runs.loop import Pace, line_of
-from innerloop.runs.progress import Progress
+from innerloop.runs.aside import Aside
 from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable, StepInfo
 from innerloop.types import InnerRule, Meta
@@ -34,20 +33,20 @@ BASELINE_CURVATURE_EVERY = 4
 """Every so-manyth step of these is in its curvature, the dearest part of the update."""
 
 
-def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
+def score(experiment: Experiment, meta: Meta, aside: Aside) -> Result:
     """Evaluate what was learned.
 
     Args:
         experiment: what was trained; its `config.evaluation` says what is measured.
         meta: what was learned.
-        progress: what is said meanwhile.
+        aside: trains the baselines.
 
     Returns:
         One table of methods, in the form of supervised evaluations, with the mean undiscounted return after 0, 1, ...,
         k updates; its shots are episodes of full length. The returns of the single tasks are by `score_name`.
     """
     config = experiment.config
-    settings = config.evaluation
+    settings, progress = config.evaluation, aside.progress
     found: list[tuple[str, float, rl.Adaptation]] = []
     with progress.timed(f"evaluating {config.algorithm} on {len(tasks(config))} test tasks"):
         found.append((config.algorithm, config.inner.learning_rate, walk(experiment, meta)))
@@ -55,12 +54,12 @@ def score(experiment: Experiment, meta: Meta, progress: Progress) -> Result:
         params = experiment.policy.init(_key(BASELINE_SEED + config.seed))
         random = RANDOM, params, settings.random_rate
         progress.say(f"pre-training the baseline: {settings.baseline_iterations:,} iterations, the first also compiles")
-        pretrained = PRETRAINED, baseline(experiment, progress, oracle=False)[1], settings.pretrained_rate
+        pretrained = PRETRAINED, baseline(experiment, aside, oracle=False)[1], settings.pretrained_rate
         for method, params, rate in (random, pretrained):
             with progress.timed(f"evaluating: {method}"):
                 found.append((method, rate, walk(experiment, Meta(params, ()), rules.sgd(rate))))
         progress.say(f"training the oracle: {settings.baseline_iterations:,} iterations, the first also compiles")
-        seeing, params = baseline(experiment, progress, oracle=True)
+        seeing, params = baseline(experiment, aside, oracle=True)
         with progress.timed(f"evaluating: {ORACLE}"):
             found.append((ORACLE, 0.0, walk(seeing, Meta(params, ()), rules.sgd(0.0), updates=0)))
     values = {
@@ -151,12 +150,12 @@ def walk(
     )
 
 
-def baseline(experiment: Experiment, progress: Progress, *, oracle: bool) -> tuple[Experiment, Any]:
+def baseline(experiment: Experiment, aside: Aside, *, oracle: bool) -> tuple[Experiment, Any]:
     """One policy for all tasks, without inner updates: by a trust region, or as the settings say.
 
     Args:
         experiment: what it is compared with.
-        progress: shown every iteration.
+        aside: trains it.
         oracle: whether it observes the task.
 
     Returns:
@@ -181,14 +180,27 @@ def baseline(experiment: Experiment, progress: Progress, *, oracle: bool) -> tup
         layout=experiment.layout,
     )
     params_key, run_key = jax.random.split(_key(BASELINE_SEED + config.seed))
-    state = experiment.layout.replicate(rl.init(policy.init(params_key), rule, outer, run_key))
     total = config.evaluation.baseline_iterations
-    pace = Pace(0, BASELINE_TASKS)
-    for done in range(1, total + 1):
-        state, metrics = step(state)
-        pace.advance(done, total)
-        line = training_line({"return_0": float(metrics["returns"][0])})
-        progress.update(line_of(StepInfo(state, done, total, {}, line), "iteration", pace), last=done == total)
+
+    def steps(state: rl.RLState) -> Iterator[StepInfo]:
+        for done in range(int(state.step) + 1, total + 1):
+            state, metrics = step(state)
+            yield StepInfo(state, done, total, {}, training_line({"return_0": float(metrics["returns"][0])}))
+
+    state = aside.train(
+        ORACLE if oracle else PRETRAINED,
+        rl.init(policy.init(params_key), rule, outer, run_key),
+        lambda state: steps(experiment.layout.replicate(state)),
+        total=total,
+        step_of=lambda state: int(state.step),
+        settings={
+            name: value
+            for name, value in codec.leaves(config)
+            if name.partition(".")[0] in ("environment", "policy", "advantages", "layout", "seed")
+        }
+        | {"pretraining": config.evaluation.pretraining},
+        tasks_per_step=BASELINE_TASKS,
+    )
     return replace(experiment, env=env, policy=policy, judge=judged), state.meta.params
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from innerloop import rl
 from innerloop.rl import RLState
 from innerloop.runs import codec, machine
+from innerloop.runs.aside import Aside
 from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
 from innerloop.runs.results import Result, Section, Table
@@ -84,8 +85,8 @@ class ReinforcementSession:
         drawn = rl.tasks_of(self.experiment.env, before, self.config.outer.meta_batch)
         return Examined(before, [], {"tasks": np.asarray(drawn)})
 
-    def evaluate(self, state: RLState, best: Sequence[Validated] = ()) -> Result:
-        return scoring.score(self.experiment.alone(), state.meta, self.progress)
+    def evaluate(self, state: RLState, aside: Path, best: Sequence[Validated] = ()) -> Result:
+        return scoring.score(self.experiment.alone(), state.meta, Aside(aside, self.config.log, self.progress))
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return report.tables(result, self.config)

@@ -107,7 +107,7 @@ class StreamsSession:
         leaves = jax.tree.leaves_with_path(drawn)
         return Examined(before, names, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
-    def evaluate(self, state: MetaState, best: Sequence[Validated] = ()) -> Result:
+    def evaluate(self, state: MetaState, aside: Path, best: Sequence[Validated] = ()) -> Result:
         found = self.judge.score(self.problem, state.meta, self.progress)
         scores = comparables(found.values, found.scores)
         as_well = simpler.remarks(scores, self.judge.simpler, digits=2)

@@ -114,7 +114,7 @@ class TabularSession:
         names = self.data.names_of(np.unique(tasks[~finite]))
         return Examined(before, [f"task {name}" for name in names], arrays_of(drawn))
 
-    def evaluate(self, state: Fit, best: Sequence[Validated] = ()) -> Result:
+    def evaluate(self, state: Fit, aside: Path, best: Sequence[Validated] = ()) -> Result:
         untrained = self.data.learned(self._fitting.start(self.config.seed).best)
         found = evaluation.score(self.config, self.data, self._learner(state), self.progress, untrained)
         step = int(state.best_step)
