@@ -27,6 +27,7 @@ def test_learned_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_transformer():
     import transformer
 
@@ -46,6 +47,7 @@ def test_every_example_is_one_short_file():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_navigation():
     import navigation
 
