@@ -159,6 +159,7 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
     [
         (Mixed(), 1, Layout(), {}),
         (Mixed(), 1, Layout(chunk=1), {"curvature_tasks": 2, "curvature_every": 2}),
+        pytest.param(Mixed(), 1, Layout(), {"inner": "dice", "curvature_every": 2}, marks=pytest.mark.slow),
         (Mixed(), 2, Layout(), {"divergence": "initial"}),
         (Mixed(), 1, Layout(), {"divergence": "initial", "curvature_tasks": 2, "curvature_every": 3}),
         pytest.param(Mixed(), 2, Layout(chunk=1), {"recompute": True}, marks=pytest.mark.slow),
@@ -168,6 +169,7 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
     ids=[
         "mixed",
         "mixed, of two tasks, every second step",
+        "mixed, every second step after adaptation on all of them",
         "initial",
         "initial, of two tasks, every third step",
         "mixed, two steps, recomputed",
@@ -177,40 +179,51 @@ def test_the_last_batch_is_drawn_by_the_policy_that_all_updates_made():
 )
 def test_the_curvature_is_the_hessian_of_the_mean_divergence(x64, adjoint, steps, layout, settings):
     meta, data = experience(steps)
-    outer = rl.TrustRegion(**settings)
-    problem = problem_of(meta, data, outer, steps=steps, adjoint=adjoint, layout=layout)
+    row = rl.ESTIMATORS[settings.get("inner", "log-likelihood")]
+    outer = rl.TrustRegion(**{name: value for name, value in settings.items() if name != "inner"})
+    problem = problem_of(meta, data, outer, steps=steps, row=row, adjoint=adjoint, layout=layout)
     vector, back = jax.flatten_util.ravel_pytree(meta)
     product = jax.jit(lambda at, v: jax.flatten_util.ravel_pytree(problem.curvature(at)(back(v)))[0])
     some_of = jnp.eye(vector.size)[:4]
     rows = jax.lax.map(lambda v: product(meta, v), some_of)
     some = jax.tree.map(lambda leaf: leaf[: outer.curvature_tasks or None], data)
     every = outer.curvature_every
-    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence, every))
+    slope = jax.grad(lambda v: mean_divergence(back(v), some, steps, adjoint, outer.divergence, every, meta, row))
     dense = jax.jit(jax.vmap(lambda v: jax.jvp(slope, (vector,), (v,))[1]))(some_of)  # rows of the Hessian
     np.testing.assert_allclose(rows, dense, atol=1e-9)
     # And the values that the line search goes by are the same divergences.
     near = back(vector + 0.01)
     found = jax.jit(problem.evaluate)(near)
-    np.testing.assert_allclose(found.adapted, mean_divergence(near, data, steps, adjoint, "adapted"), rtol=1e-9)
+    np.testing.assert_allclose(
+        found.adapted, mean_divergence(near, data, steps, adjoint, "adapted", row=row), rtol=1e-9
+    )
     np.testing.assert_allclose(found.initial, mean_divergence(near, data, steps, adjoint, "initial"), rtol=1e-9)
 
 
-def problem_of(meta, data, outer, *, steps=1, rule=RULE, adjoint=Mixed(), layout=Layout()):
-    of = outer_problem(POLICY, rule, steps, ROW, outer, adjoint, layout)
+def problem_of(meta, data, outer, *, steps=1, rule=RULE, row=ROW, adjoint=Mixed(), layout=Layout()):
+    of = outer_problem(POLICY, rule, steps, row, outer, adjoint, layout)
     return of(jax.tree.map(lambda leaf: None, meta), data, jnp.zeros(3), KEY)
 
 
-def mean_divergence(meta, data, steps, adjoint, which, every=1):
-    """Over every so-manyth step of all tasks, after adaptation or before."""
+def mean_divergence(meta, data, steps, adjoint, which, every=1, begin=None, row=ROW):
+    """Over every so-manyth step of all tasks, after adaptation or before; from what acted, or where `begin` leads."""
     taken, batch = (steps, steps) if which == "adapted" else (0, 0)
+    thinned = jax.tree.map(lambda leaf: leaf[:, :, :, ::every] if leaf.ndim > 3 else leaf, data)
 
-    def one(task):
-        early, last = (jax.tree.map(lambda leaf, part=part: leaf[part], task) for part in (slice(taken), batch))
-        params = adapt(ROW.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=taken, adjoint=adjoint).params
-        divergence = POLICY.kl(last.info, POLICY.distribution(params, last.observation)) * last.weight
-        return divergence[:, ::every].sum()
+    def one(early, last):
+        early, last = (
+            jax.tree.map(lambda leaf, part=part: leaf[part], task)
+            for task, part in ((early, slice(taken)), (last, batch))
+        )
 
-    return jax.vmap(one)(data).sum() / data.weight[:, batch, :, ::every].sum()
+        def distribution(meta):
+            adapted = adapt(row.loss(POLICY), meta, PerStep(early), KEY, rule=RULE, steps=taken, adjoint=adjoint)
+            return POLICY.distribution(adapted.params, last.observation)
+
+        before = last.info if begin is None else distribution(begin)
+        return (POLICY.kl(before, distribution(meta)) * last.weight).sum()
+
+    return jax.vmap(one)(thinned if row.stepwise else data, thinned).sum() / thinned.weight[:, batch].sum()
 
 
 def test_without_inner_updates_both_divergences_are_one(x64):

@@ -36,12 +36,15 @@ class Estimator(NamedTuple):
     Attributes:
         gain: what each step contributes to the objective.
         exploration: the weight of E-MAML's term in the outer loss.
+        stepwise: whether what a step contributes depends on that step alone, so that some of the steps estimate the
+            gain of all.
         summary: what distinguishes it, in one line.
         reference: author, title, year, arXiv.
     """
 
     gain: Weighing
     exploration: float
+    stepwise: bool
     summary: str
     reference: str
 
@@ -89,18 +92,18 @@ MAML = "Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation o
 # fmt: off
 ESTIMATORS: dict[str, Estimator] = {
     "log-likelihood": Estimator(
-        _log_likelihood, 0.0, "log π · A; no credit for which trajectories are drawn before adaptation", MAML),
+        _log_likelihood, 0.0, True, "log π · A; no credit for which trajectories are drawn before adaptation", MAML),
     "lvc": Estimator(
-        _lvc, 0.0, "π / stop(π) · A; low variance, leaves out how earlier actions change later ones' worth",
+        _lvc, 0.0, True, "π / stop(π) · A; low variance, leaves out how earlier actions change later ones' worth",
         "Rothfuss et al.: ProMP: Proximal Meta-Policy Search, 2019, arXiv 1810.06784"),
     "dice": Estimator(
-        _dice, 0.0, "magic box of all actions so far · reward; unbiased, the most variance",
+        _dice, 0.0, False, "magic box of all actions so far · reward; unbiased, the most variance",
         "Foerster et al.: DiCE: The Infinitely Differentiable Monte Carlo Estimator, 2018, arXiv 1802.05098"),
     "loaded-dice": Estimator(
-        loaded_dice(), 0.0, "the same with advantages: unbiased, less variance",
+        loaded_dice(), 0.0, False, "the same with advantages: unbiased, less variance",
         "Farquhar, Whiteson, Foerster: Loaded DiCE, 2019, arXiv 1909.10549"),
     "e-maml": Estimator(
-        _log_likelihood, 1.0, "log π · A, and credit to what was drawn for the return after adaptation",
+        _log_likelihood, 1.0, True, "log π · A, and credit to what was drawn for the return after adaptation",
         "Stadie et al.: Some Considerations on Learning to Explore via Meta-Reinforcement Learning, 2018, arXiv "
         "1803.01118"),
 }

@@ -23,6 +23,9 @@ from innerloop.rl.returns import Experience
 from innerloop.rl.updates import OuterUpdate, Problem, Values
 from innerloop.types import Adjoint, InnerRule, Metrics, Params, PerStep, PRNGKey, Scalar
 
+TIME = 3
+"""The axis of time in the experience of all tasks, `[tasks, steps + 1, rows, time, ...]`."""
+
 
 def outer_problem(
     policy: StochasticPolicy,
@@ -111,10 +114,11 @@ def outer_problem(
                     "a rule without parameters such as rules.sgd."
                 )
             some = jax.tree.map(lambda leaf: leaf[: needs.curvature_tasks or None], data)
-            weight, observation = (
-                leaf[:, batch, :, :: needs.curvature_every] for leaf in (some.weight, some.observation)
+            thinned = jax.tree.map(
+                lambda leaf: leaf[:, :, :, :: needs.curvature_every] if leaf.ndim > TIME else leaf, some
             )
-            items = some, observation
+            weight, observation = thinned.weight[:, batch], thinned.observation[:, batch]
+            items = thinned if row.stepwise else some, observation
             after, forward = jax.linearize(lambda learned: policies((learned, constant, key), items), learned)
             back = jax.linear_transpose(forward, learned)
             weight = weight / layout.everywhere(weight).sum()

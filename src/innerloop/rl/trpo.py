@@ -36,7 +36,8 @@ class TrustRegion:
         cap: the largest mean divergence of the other of the two, in nats, which the line search keeps too; 0: any.
         curvature_tasks: tasks from which the curvature $F$ is computed; the gradient and the line search are always
             over all. 0: all.
-        curvature_every: and from every so-manyth step of these tasks. Steps that follow each other are alike.
+        curvature_every: and from every so-manyth step of these tasks, before adaptation and after it. Steps that follow
+            each other are alike. DiCE, where each step depends on those before it, adapts on all of them.
         damping: added to the diagonal of $F$.
         iterations: of conjugate gradients, at most.
         residual: the squared norm of the residual at which they stop.

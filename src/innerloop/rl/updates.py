@@ -56,7 +56,8 @@ class Needs(NamedTuple):
         penalty: weight of the divergence between the policies that acted before adaptation and the new ones.
         divergence: the one whose Hessian is the curvature.
         curvature_tasks: tasks that the curvature is the mean over, the first of the iteration; 0: all.
-        curvature_every: of the steps of these tasks, it is the mean over every so-manyth.
+        curvature_every: of the steps of these tasks, it is the mean over every so-manyth; so is the adaptation in it,
+            where the inner estimator is one of single steps.
         recompute: keep nothing from one product with the curvature to the next.
     """
 
