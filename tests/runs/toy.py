@@ -74,7 +74,7 @@ class Session:
     def examined(self, state, step):
         return Examined(state, [], {})
 
-    def evaluate(self, state, best=()):
+    def evaluate(self, state, aside, best=()):
         errors = (float(state.weight) - self.config.target + np.arange(4.0)) ** 2
         return Result({"settings": {"tasks": 4}, "error": estimate(errors)._asdict()}, {"error": errors[:, None]})
 
