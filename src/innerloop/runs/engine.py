@@ -16,6 +16,8 @@ from innerloop.runs.workload import Session, Workload
 SHARDS = "layout.shards"
 INTERRUPTED = 130
 """The exit status of a process that SIGINT stopped."""
+BASELINES = "baselines"
+"""In a run directory: what its evaluation trains beside it."""
 
 
 def train(workload: Workload[Any], config: Any, *, origin: rundir.Run | None = None, report: bool = True) -> int:
@@ -200,7 +202,7 @@ def _measured(run: rundir.Run, session: Session[Any], state: Any, progress: Prog
     from innerloop.runs import skips
     from innerloop.runs.best import Best
 
-    found = session.evaluate(state, run.aside, Best(run.best).read(session.learned(state), progress.say))
+    found = session.evaluate(state, run.path / BASELINES, Best(run.best).read(session.learned(state), progress.say))
     config = session.config
     result = {
         "workload": run.workload.name,

@@ -59,11 +59,6 @@ class Run:
         return self.path / "best"
 
     @property
-    def aside(self) -> Path:
-        """What an evaluation trains beside the run, such as baselines."""
-        return self.path / "baselines"
-
-    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
