@@ -121,7 +121,7 @@ def plot(curve: str, result: dict[str, Any]) -> str:
         axis.set(xlabel=varied_in(curve), ylabel=label, xscale="log", yscale="log")
         axis.set_xticks(list(GROWTH[curve]), [str(size) for size in GROWTH[curve]], minor=False)
         axis.minorticks_off()
-        axis.yaxis.get_major_locator().set_params(subs=(1, 2, 5))  # pyright: ignore[reportCallIssue]
+        axis.yaxis.get_major_locator().set_params(subs=(1, 2, 5))  # an axis may hold no power of ten
         axis.yaxis.set_major_formatter("{x:,g}")
     axes[1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.subplots_adjust(wspace=0.3)
