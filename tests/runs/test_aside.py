@@ -44,7 +44,13 @@ def test_what_is_stopped_goes_on_and_what_is_finished_is_not_trained_again(tmp_p
         trained(tmp_path, 5, stop_after=2)
     assert trained(tmp_path, 5) == ([3, 4, 5], 15)
     assert trained(tmp_path, 5) == ([], 15)
-    assert trained(tmp_path, 6, stop_after=6) == ([6], 21)  # a longer one; too late to stop
+    assert trained(tmp_path, 6) == ([6], 21)  # a longer one
+
+
+def test_stopped_in_the_last_iteration_it_stops_too(tmp_path):
+    with pytest.raises(InterruptedTraining):
+        trained(tmp_path, 3, stop_after=3)
+    assert trained(tmp_path, 3) == ([], 6)
 
 
 def test_a_shorter_one_and_one_of_other_settings_begin_anew(tmp_path):

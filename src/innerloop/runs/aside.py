@@ -75,7 +75,7 @@ class Aside:
                     checkpoint.write(self.folder / name, done, state, self.log.keep, settings)
                     saved_at = time.monotonic()
                     pause = saved_at - began
-                if asked and not last:
+                if asked:
                     raise InterruptedTraining
         return state
 
