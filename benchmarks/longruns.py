@@ -72,8 +72,8 @@ class Row(NamedTuple):
         return [sys.executable, "-m", "innerloop", "train", self.recipe, *algorithm, *self.flags, *places]
 
 
-# Baselines do not depend on what was trained but for the seed: the first seed of a recipe has them, trained for as long
-# as in the paper.
+# Baselines do not depend on what was trained but for the seed: the first seed of a recipe has them, those of the robots
+# trained for as long as in the paper.
 ALONE = ("--evaluation.no-baselines",)
 # The published schedule of all supervised rows is 60,000 meta-steps, and validation may end it.
 SCHEDULE = 60_000

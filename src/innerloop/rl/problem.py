@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from innerloop.core.adapt import adapt
 from innerloop.core.adjoints import Mixed, Reverse, Truncated
@@ -102,6 +102,10 @@ def outer_problem(
     policies = map_over_tasks(jax.checkpoint(acted) if needs.recompute else acted, layout, transposed=True)
     gradient, evaluate = mean_over_tasks(one, layout), map_over_tasks(values_of, layout)
 
+    def every_so_manyth(leaf: Array) -> Array:
+        """Of the steps; what the whole task has stays."""
+        return leaf if leaf.ndim <= TIME else lax.slice_in_dim(leaf, 0, None, needs.curvature_every, axis=TIME)
+
     def problem(constant: Any, data: Experience, score: Array, key: PRNGKey) -> Problem:
         count = layout.everywhere(data.weight.sum(axis=(2, 3)))
         items = data, count / count.mean(axis=0), score  # the shares make the mean over tasks one over all their steps
@@ -114,9 +118,7 @@ def outer_problem(
                     "a rule without parameters such as rules.sgd."
                 )
             some = jax.tree.map(lambda leaf: leaf[: needs.curvature_tasks or None], data)
-            thinned = jax.tree.map(
-                lambda leaf: leaf[:, :, :, :: needs.curvature_every] if leaf.ndim > TIME else leaf, some
-            )
+            thinned = jax.tree.map(every_so_manyth, some)
             weight, observation = thinned.weight[:, batch], thinned.observation[:, batch]
             items = thinned if row.stepwise else some, observation
             after, forward = jax.linearize(lambda learned: policies((learned, constant, key), items), learned)
