@@ -73,6 +73,16 @@ def test_a_supervised_row_has_an_algorithm_and_a_pace_and_may_end_early(tmp_path
     assert not queue.standing(row._replace(flags=()), tmp_path, tmp_path).evaluated
 
 
+def test_a_row_that_asks_for_another_evaluation_than_there_is_is_not_done(tmp_path):
+    row = queue.Row("rl-ant-direction", 1, 0, ("--evaluation.baseline-iterations=2000", "--evaluation.no-baselines"))
+    folder = tmp_path / row.name
+    folder.mkdir()
+    for iterations in (300, 2000):
+        evaluation = {"meta_steps": 1, "settings": {"baseline_iterations": iterations}}
+        (folder / "evaluation.json").write_text(json.dumps(evaluation))
+        assert queue.standing(row, tmp_path, tmp_path).evaluated == (iterations == 2000)
+
+
 def test_rows_are_chosen_by_a_pattern(tmp_path, capsys):
     assert queue.main([f"--runs={tmp_path}", "--rows=miniimagenet-*", "--status"]) == 0
     rows = [row for row in queue.ROWS if row.recipe.startswith("miniimagenet-")]
