@@ -84,6 +84,7 @@ class Aside:
         with suppress(InnerloopError):  # of other settings, or damaged: all there is to lose is time
             restored = checkpoint.read_newest(self.folder / name, state, settings, self.progress.say)
             if restored is not None and step_of(restored) <= total:
-                self.progress.say(f"continuing after iteration {step_of(restored):,}")
+                done = step_of(restored)
+                self.progress.say("trained before" if done == total else f"continuing after iteration {done:,}")
                 return restored
         return state
