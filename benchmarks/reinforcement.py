@@ -136,7 +136,9 @@ def settings_of(run: dict[str, Any]) -> str:
     """What a run changes of the recipe, in words."""
     if run["meta_steps"] == 1:
         return ALONE
-    return "as published" if run["changes"] == PUBLISHED else run["changes"]
+    if run["changes"] == PUBLISHED:
+        return "as published"
+    return f"`{run['changes']}`" if run["changes"] else ""  # else two hyphens are typeset as a dash
 
 
 def ours_beside(method: str, settings: str, found: list[tuple[dict[str, Any], np.ndarray]], figures: list[Any]) -> str:
