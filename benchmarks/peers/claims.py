@@ -16,6 +16,8 @@ FASTER: dict[str, dict[str, float]] = {
     "sinusoid-10": {**dict.fromkeys(LOOPS, 60), VMAP: 12, COMPILED: 8, **dict.fromkeys(BY_HAND, 2)},
     "omniglot-5way-1shot-1": {"higher": 8, VMAP: 4, COMPILED: 2, **dict.fromkeys(BY_HAND, 80)},
     "omniglot-5way-1shot-5": {"higher": 6, VMAP: 4},
+    "omniglot-20way-1shot-5": dict.fromkeys((*LOOPS, VMAP), 2.5),
+    "transformer-5": {"higher": 1.5, VMAP: 2},
 }
 """How many times faster innerloop is meant to be than each, at least."""
 CENTRAL = "omniglot-5way-1shot-5"
