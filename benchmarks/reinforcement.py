@@ -128,8 +128,14 @@ def rows_of(runs: list[dict[str, Any]], method: str) -> dict[str, list[tuple[dic
         return found
     every = [each for several in found.values() for each in several]
     every.sort(key=lambda each: settings_of(each[0]) != ALONE)
-    longest = max(each[0]["evaluation"]["settings"]["baseline_iterations"] for each in every)
-    return {"": [each for each in every if each[0]["evaluation"]["settings"]["baseline_iterations"] == longest][:1]}
+    longest = max(trained_for(each[0], method) for each in every)
+    return {"": [each for each in every if trained_for(each[0], method) == longest][:1]}
+
+
+def trained_for(run: dict[str, Any], method: str) -> int:
+    """The iterations of a baseline."""
+    settings = run["evaluation"]["settings"]
+    return (method == "oracle" and settings.get("oracle_iterations")) or settings["baseline_iterations"]
 
 
 def settings_of(run: dict[str, Any]) -> str:
@@ -149,7 +155,7 @@ def ours_beside(method: str, settings: str, found: list[tuple[dict[str, Any], np
     cells = [f"{mean:.1f} ± {width:.1f}" for mean, width in zip(means, half, strict=True)][:4]
     run = found[0][0]
     baseline = method != "MAML"
-    iterations = run["evaluation"]["settings"]["baseline_iterations"] if baseline else run["meta_steps"]
+    iterations = trained_for(run, method) if baseline else run["meta_steps"]
     training = "" if baseline else duration(float(np.mean([each["training_seconds"] for each, _ in found])))
     number = f", {len(found)} seeds" if len(found) > 1 else ""
     said = f"{method}, ours{f' ({settings})' if settings else ''}{number}"

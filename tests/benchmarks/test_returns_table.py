@@ -8,9 +8,10 @@ from benchmarks import reinforcement as page
 from innerloop.runs.recipe import Published
 
 
-def run(seed=0, returns=(-50.0, 290.0), changes="", method="maml", steps=100, baseline=100):
+def run(seed=0, returns=(-50.0, 290.0), changes="", method="maml", steps=100, baseline=100, oracle=0):
     rows = [{"method": method, "per_task": [list(returns)] * 4}]
-    evaluation = {"tables": [{"rows": rows}], "settings": {"baseline_iterations": baseline}}
+    settings = {"baseline_iterations": baseline, "oracle_iterations": oracle}
+    evaluation = {"tables": [{"rows": rows}], "settings": settings}
     return {
         "recipe": "rl-cheetah-direction",
         "seed": seed,
@@ -31,6 +32,10 @@ def test_of_several_baselines_the_longest_counts_and_a_run_for_baselines_is_no_r
     ((found, values),) = page.rows_of(runs, "oracle")[""]
     assert found["evaluation"]["settings"]["baseline_iterations"] == 1000
     assert values.mean() == 440
+    runs += [run(method="oracle", baseline=100, oracle=2000, steps=1, returns=(450.0,))]
+    ((found, values),) = page.rows_of(runs, "oracle")[""]
+    assert [page.trained_for(found, method) for method in ("oracle", "pre-trained")] == [2000, 100]
+    assert values.mean() == 450
     assert page.rows_of(runs, "maml") == {}
 
 

@@ -154,6 +154,13 @@ def test_the_value_network_of_the_oracle_sees_the_task(tmp_path):
     assert params["mean"]["dense1"]["kernel"].shape == (4, 4)
 
 
+def test_the_oracle_may_be_trained_for_longer():
+    settings = recipes.configure("rl-navigation-2d").evaluation
+    assert scoring.iterations(settings, oracle=True) == scoring.iterations(settings, oracle=False) == 100
+    longer = replace(settings, oracle_iterations=2000)
+    assert (scoring.iterations(longer, oracle=True), scoring.iterations(longer, oracle=False)) == (2000, 100)
+
+
 def test_pre_training_on_the_plane_is_by_adam_as_published(tmp_path):
     config = recipes.configure("rl-navigation-2d")
     config = replace(config, evaluation=replace(config.evaluation, baseline_iterations=1))

@@ -102,6 +102,8 @@ class Evaluation:
     """whether to compare with a random policy, pre-training on all tasks, and a policy that observes the task"""
     baseline_iterations: Count = 100
     """training iterations of the latter two, each on 100 episodes"""
+    oracle_iterations: Whole = 0
+    """those of the policy that observes the task; 0: as many"""
     pretraining: Literal["trust-region", "adam"] = "trust-region"
     """how pre-training updates the policy: like the oracle, or by one step of Adam in an iteration"""
     pretrained_rate: Positive = 0.5

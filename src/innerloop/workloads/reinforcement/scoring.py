@@ -17,7 +17,7 @@ from innerloop.runs.results import Result, estimate
 from innerloop.runs.workload import Comparable, StepInfo
 from innerloop.types import InnerRule, Meta
 from innerloop.workloads.reinforcement.build import Experiment, environment, judge
-from innerloop.workloads.reinforcement.config import Config
+from innerloop.workloads.reinforcement.config import Config, Evaluation
 from innerloop.workloads.reinforcement.training import training_line
 
 RANDOM, PRETRAINED, ORACLE = "random", "pre-trained", "oracle"
@@ -58,7 +58,7 @@ def score(experiment: Experiment, meta: Meta, aside: Aside) -> Result:
         for method, params, rate in (random, pretrained):
             with progress.timed(f"evaluating: {method}"):
                 found.append((method, rate, walk(experiment, Meta(params, ()), rules.sgd(rate))))
-        progress.say(f"training the oracle: {settings.baseline_iterations:,} iterations, the first also compiles")
+        progress.say(f"training the oracle: {iterations(settings, oracle=True):,} iterations, the first also compiles")
         seeing, params = baseline(experiment, aside, oracle=True)
         with progress.timed(f"evaluating: {ORACLE}"):
             found.append((ORACLE, 0.0, walk(seeing, Meta(params, ()), rules.sgd(0.0), updates=0)))
@@ -150,6 +150,11 @@ def walk(
     )
 
 
+def iterations(settings: Evaluation, *, oracle: bool) -> int:
+    """How many a baseline is trained for."""
+    return (oracle and settings.oracle_iterations) or settings.baseline_iterations
+
+
 def baseline(experiment: Experiment, aside: Aside, *, oracle: bool) -> tuple[Experiment, Any]:
     """One policy for all tasks, without inner updates: by a trust region, or as the settings say.
 
@@ -180,7 +185,7 @@ def baseline(experiment: Experiment, aside: Aside, *, oracle: bool) -> tuple[Exp
         layout=experiment.layout,
     )
     params_key, run_key = jax.random.split(_key(BASELINE_SEED + config.seed))
-    total = config.evaluation.baseline_iterations
+    total = iterations(config.evaluation, oracle=oracle)
 
     def steps(state: rl.RLState) -> Iterator[StepInfo]:
         for done in range(int(state.step) + 1, total + 1):
