@@ -4,10 +4,12 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -15,10 +17,22 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 2)
+COMPILED = Path(__file__).parent / ".pytest_cache" / "xla"
+"""Compiled programs, from one test run to the next: most of a first run's time is XLA's."""
+LARGEST = 4 * 2**30
 if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for all workers and the programs that they start
-    os.environ["INNERLOOP_CACHE"] = tempfile.mkdtemp(prefix="innerloop-cache-")
-    atexit.register(shutil.rmtree, os.environ["INNERLOOP_CACHE"], ignore_errors=True)
+    if COMPILED.is_dir() and sum(entry.stat().st_size for entry in COMPILED.iterdir()) > LARGEST:
+        shutil.rmtree(COMPILED)
+    COMPILED.mkdir(parents=True, exist_ok=True)
+    cache = tempfile.mkdtemp(prefix="innerloop-cache-")
+    (Path(cache) / "xla").symlink_to(COMPILED)
+    os.environ["INNERLOOP_CACHE"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"  # for programs that tests start
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
 install_import_hook("innerloop", "beartype.beartype")
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # else the key of a program has the folder in it
+programs = importlib.import_module("innerloop.programs")  # after the hook
+programs.keep_in(programs.folder())
 
 # The same examples in each run, and no deadline, which a compilation would miss.
 hypothesis.settings.register_profile(
