@@ -7,6 +7,7 @@ of the operand on the left, or, where that is smaller, of the one on the right a
 
 And the sum of two products, such as $\\dot g W^\\top + g \\dot W^\\top$ in a Hessian-vector product, is one product
 $[\\dot g\\ g]\\,[W\\ \\dot W]^\\top$ where the operands are smaller than what comes out.
+The sums of a residual stream are kept, see `innerloop.ops.streams`.
 """
 
 from collections import defaultdict
@@ -20,6 +21,7 @@ from jax import Array, lax
 from jax.extend import core
 
 from innerloop.ops.single_convolutions import single_convolution
+from innerloop.ops.streams import always, computed_once, streams
 
 INNER = {
     "jit": ("jaxpr",),
@@ -38,7 +40,8 @@ def row_major(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, its matrix products computed from operands copied into the form that is fast on a CPU.
 
     Apply it outside of `jax.grad` and `jax.vmap`, whose products are those worth changing, and inside of `jax.jit`.
-    Products that have this form already, and those with a vector, stay as they are. Values change by rounding at most.
+    Products that have this form already, and those with a vector, stay as they are. What a residual network adds up is
+    computed once instead of anew in each of its blocks. Values change by rounding at most.
 
     Args:
         function: from pytrees of arrays to a pytree of arrays.
@@ -67,6 +70,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
     uses = _uses(jaxpr)
     sums = _sums(jaxpr, uses)
+    once = streams(jaxpr, uses)
+    true = always(arguments) if once else None
     # What need not be computed: results of transpositions that a product has taken in, and products that a sum has.
     absorbed = {product.outvars[0] for pair in sums.values() for product in pair}
 
@@ -101,6 +106,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
                 parameters[inner] = _rewritten(parameters[inner])
             results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(parameters))
         results = results if equation.primitive.multiple_results else [results]
+        if true is not None and once.intersection(equation.outvars):
+            results = [computed_once(results[0], true)]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
