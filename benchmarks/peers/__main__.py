@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,13 +176,19 @@ def measure(part: str, settings: Settings, result: dict[str, Any]) -> None:
     say("")
 
 
-def kept(fresh: dict[str, Any]) -> dict[str, Any]:
-    """What was measured before on this machine in the same way, to which parts are added; else `fresh`."""
-    if not page.RESULT.exists():
+def kept(fresh: dict[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+    """What was measured before, to which the parts that are asked for are added; `fresh` if that is all of them.
+
+    Raises:
+        SystemExit: if it was measured in another way, which would be lost.
+    """
+    if not page.RESULT.exists() or set(asked) == set(PARTS):
         return fresh
     earlier = json.loads(page.RESULT.read_text())
-    same = all(earlier[name] == fresh[name] for name in ("environment", "settings"))
-    return earlier if same else fresh
+    if earlier["settings"] != fresh["settings"]:
+        before = ", ".join(f"{name} {value:g}" for name, value in earlier["settings"].items())
+        sys.exit(f"{page.RESULT.name} was measured with {before}; take the same, or leave --cases out to measure all.")
+    return earlier
 
 
 def say(text: str) -> None:
@@ -214,10 +221,11 @@ def main() -> int:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
         os.environ["JAX_NUM_CPU_DEVICES"] = str(runs_machine.cores())
         settings = Settings(rounds, seconds, limits, Path(folder))
+        environment = call("machine:environment", limits=PATIENCE)
         result = kept(
             {
                 "benchmark": "peers",
-                "environment": call("machine:environment", limits=PATIENCE),
+                "environment": environment,
                 "settings": {
                     "rounds": rounds,
                     "seconds": seconds,
@@ -227,7 +235,8 @@ def main() -> int:
                 "measured": {},
                 "cases": {},
                 "curves": {},
-            }
+            },
+            arguments.cases,
         )
         for part in arguments.cases:
             started = time.monotonic()
@@ -237,7 +246,12 @@ def main() -> int:
                 print(f"{part}: {failure}\n", flush=True)
                 continue
             now, minutes = time.strftime("%Y-%m-%dT%H:%M:%S%z"), (time.monotonic() - started) / 60
-            result["measured"][part] = {"ended": now, "minutes": round(minutes, 1), "commit": runs_machine.commit()}
+            result["measured"][part] = {
+                "ended": now,
+                "minutes": round(minutes, 1),
+                "commit": runs_machine.commit(),
+                "environment": environment,
+            }
             if not arguments.quick:
                 page.RESULT.write_text(json.dumps(result, indent=1) + "\n")
             print(f"{part}\n{as_text(table_of(part, result))}\n", flush=True)

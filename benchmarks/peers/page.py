@@ -82,14 +82,22 @@ def page(result: dict[str, Any] | None) -> str:
 
 
 def circumstances(result: dict[str, Any]) -> str:
-    """Where, when and with what, in a sentence."""
-    machine, parts = result["environment"]["machine"], result["measured"].values()
-    versions = ", ".join(f"{name} {number}" for name, number in result["environment"]["versions"].items() if number)
-    commits = ", ".join(dict.fromkeys((each["commit"] or "unknown")[:10] for each in parts))
-    return (
-        f"{machine['processor']} with {machine['cores']} cores; {versions}; commit {commits}; until "
-        f"{max(each['ended'] for each in parts)[:10]}, {sum(each['minutes'] for each in parts):.0f} minutes."
-    )
+    """Where, when and with what: a sentence for each processor and set of versions."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, part in result["measured"].items():
+        environment = part.get("environment", result["environment"])
+        machine, versions = environment["machine"], environment["versions"]
+        known = ", ".join(f"{library} {number}" for library, number in versions.items() if number)
+        groups.setdefault(f"{machine['processor']} with {machine['cores']} cores; {known}", {})[name] = part
+    said = []
+    for where, parts in groups.items():
+        commits = ", ".join(dict.fromkeys((each["commit"] or "unknown")[:10] for each in parts.values()))
+        only = f"{', '.join(parts)}: " if len(groups) > 1 else ""
+        said.append(
+            f"{only}{where}; commit {commits}; until {max(each['ended'] for each in parts.values())[:10]}, "
+            f"{sum(each['minutes'] for each in parts.values()):.0f} minutes."
+        )
+    return "\n\n".join(said)
 
 
 def describe(case: Case) -> str:

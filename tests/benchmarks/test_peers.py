@@ -1,5 +1,6 @@
 """The comparison with other libraries, as far as it goes without them."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from benchmarks.peers import __main__ as program
 from benchmarks.peers import page, with_innerloop, with_jax
 from benchmarks.peers.arithmetic import multiply_adds, operations
 from benchmarks.peers.measure import relative_error
@@ -63,3 +65,23 @@ def test_a_curve_is_drawn_without_what_failed():
     drawn = page.plot("sinusoid-steps", {"curves": {"sinusoid-steps": {"innerloop": sizes, "higher": {"1": point}}}})
     assert drawn.startswith("<svg")
     assert "higher" in drawn
+
+
+def test_a_part_that_is_measured_again_leaves_the_others_and_says_where_it_was_measured(tmp_path, monkeypatch):
+    environment = {"machine": {"processor": "one", "cores": 2}, "versions": {"jax": "1"}}
+    part = {"ended": "2026-01-01", "minutes": 2, "commit": "a" * 40}
+    earlier = {"environment": environment, "settings": {"limit": 60.0}, "measured": {"sinusoid-1": part}}
+    monkeypatch.setattr(page, "RESULT", tmp_path / "peers.json")
+    page.RESULT.write_text(json.dumps(earlier))
+    fresh = {"settings": {"limit": 60.0}}
+    assert program.kept(fresh, ["sinusoid-5"]) == earlier
+    assert program.kept(fresh, program.PARTS) is fresh
+    with pytest.raises(SystemExit, match="was measured with limit 60; take the same"):
+        program.kept({"settings": {"limit": 150.0}}, ["sinusoid-5"])
+    assert page.circumstances(earlier) == "one with 2 cores; jax 1; commit aaaaaaaaaa; until 2026-01-01, 2 minutes."
+    other = environment | {"machine": {"processor": "other", "cores": 2}}
+    earlier["measured"]["sinusoid-5"] = part | {"environment": other}
+    assert [line.split(" ")[:2] for line in page.circumstances(earlier).split("\n\n")] == [
+        ["sinusoid-1:", "one"],
+        ["sinusoid-5:", "other"],
+    ]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend import core
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from innerloop.ops import row_major
 from innerloop.ops.streams import SMALLEST, always, streams
@@ -91,3 +93,15 @@ def test_small_sums_and_single_ones_are_left_to_xla():
     assert found(forward, *example(4)) == 2  # the first is none of two; the last is used by one alone
     assert found(forward, *example(4, rows=ROWS - 1)) == 0
     assert found(partial(residual, 1), *example(1)) == 0
+
+
+def test_of_arrays_that_are_divided_among_devices():
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(AxisType.Explicit,))
+    weights, x = example(3)
+    gradient = jax.grad(partial(residual, 3), argnums=1)
+    with jax.set_mesh(mesh):
+        divided = jax.device_put(x, NamedSharding(mesh, P("devices", None)))
+        weights = jax.device_put(weights, NamedSharding(mesh, P()))
+        np.testing.assert_allclose(
+            jax.jit(row_major(gradient))(weights, divided), gradient(*example(3)), rtol=1e-4, atol=1e-4
+        )

@@ -10,6 +10,7 @@ at run time alone.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
@@ -47,7 +48,7 @@ def streams(jaxpr: Any, uses: Mapping[Any, Sequence[Any]]) -> set[Any]:
 
 def always(arguments: Sequence[Any]) -> Array | None:
     """True, as XLA cannot know, from the arguments of a program; `None` if there are no floating-point numbers."""
-    arrays = [each for each in arguments if isinstance(each, Array) and _is_float(each) and each.size]
+    arrays = [each for each in arguments if isinstance(each, Array) and _is_float(each) and _has_first(each)]
     if not arrays:
         return None
     number = jnp.int32(0)
@@ -64,3 +65,8 @@ def computed_once(x: Array, true: Array) -> Array:
 
 def _is_float(array: Any) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
+
+
+def _has_first(array: Array) -> bool:
+    """Whether there is a first number that can be taken out, which there is not if devices hold a part each."""
+    return bool(array.size) and all(axes is None for axes in jax.typeof(array).sharding.spec)
