@@ -25,6 +25,7 @@ from benchmarks.peers.measure import ENOUGH, Built, Timed
 from benchmarks.peers.problems import GROWTH, MAIN
 from benchmarks.peers.processes import Failed, Limits, Worker, call
 from benchmarks.peers.tables import as_text, promises, table_of
+from innerloop.errors import InnerloopError
 from innerloop.runs import machine as runs_machine
 
 PATIENCE = Limits(600.0, 16 * 2**30)
@@ -180,14 +181,16 @@ def kept(fresh: dict[str, Any], asked: Sequence[str]) -> dict[str, Any]:
     """What was measured before, to which the parts that are asked for are added; `fresh` if that is all of them.
 
     Raises:
-        SystemExit: if it was measured in another way, which would be lost.
+        InnerloopError: if it was measured in another way, which would be lost.
     """
     if not page.RESULT.exists() or set(asked) == set(PARTS):
         return fresh
     earlier = json.loads(page.RESULT.read_text())
     if earlier["settings"] != fresh["settings"]:
         before = ", ".join(f"{name} {value:g}" for name, value in earlier["settings"].items())
-        sys.exit(f"{page.RESULT.name} was measured with {before}; take the same, or leave --cases out to measure all.")
+        raise InnerloopError(
+            f"{page.RESULT.name} was measured with {before}; take the same, or leave --cases out to measure all."
+        )
     return earlier
 
 
@@ -222,22 +225,24 @@ def main() -> int:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(runs_machine.cores())
         settings = Settings(rounds, seconds, limits, Path(folder))
         environment = call("machine:environment", limits=PATIENCE)
-        result = kept(
-            {
-                "benchmark": "peers",
-                "environment": environment,
-                "settings": {
-                    "rounds": rounds,
-                    "seconds": seconds,
-                    "limit": arguments.limit,
-                    "gibibytes": arguments.memory,
-                },
-                "measured": {},
-                "cases": {},
-                "curves": {},
+        result = {
+            "benchmark": "peers",
+            "environment": environment,
+            "settings": {
+                "rounds": rounds,
+                "seconds": seconds,
+                "limit": arguments.limit,
+                "gibibytes": arguments.memory,
             },
-            arguments.cases,
-        )
+            "measured": {},
+            "cases": {},
+            "curves": {},
+        }
+        try:
+            result = result if arguments.quick else kept(result, arguments.cases)
+        except InnerloopError as error:
+            print(f"benchmarks.peers: {error}", file=sys.stderr)
+            return 2
         for part in arguments.cases:
             started = time.monotonic()
             try:

@@ -76,7 +76,7 @@ def test_a_part_that_is_measured_again_leaves_the_others_and_says_where_it_was_m
     fresh = {"settings": {"limit": 60.0}}
     assert program.kept(fresh, ["sinusoid-5"]) == earlier
     assert program.kept(fresh, program.PARTS) is fresh
-    with pytest.raises(SystemExit, match="was measured with limit 60; take the same"):
+    with pytest.raises(il.InnerloopError, match="was measured with limit 60; take the same"):
         program.kept({"settings": {"limit": 150.0}}, ["sinusoid-5"])
     assert page.circumstances(earlier) == "one with 2 cores; jax 1; commit aaaaaaaaaa; until 2026-01-01, 2 minutes."
     other = environment | {"machine": {"processor": "other", "cores": 2}}

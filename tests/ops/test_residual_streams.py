@@ -105,3 +105,12 @@ def test_of_arrays_that_are_divided_among_devices():
         np.testing.assert_allclose(
             jax.jit(row_major(gradient))(weights, divided), gradient(*example(3)), rtol=1e-4, atol=1e-4
         )
+
+
+def test_rewritten_functions_can_be_differentiated_and_vectorised():
+    weights, x = example(3)
+    gradient = jax.grad(partial(residual, 3))
+    both = jnp.stack([x, x + 1])
+    twice = lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 2)), (None, 0))  # noqa: E731
+    kept, plain = twice(row_major(gradient))(weights, both), twice(gradient)(weights, both)
+    np.testing.assert_allclose(kept, plain, atol=1e-4 * float(jnp.max(jnp.abs(plain))))
