@@ -158,6 +158,18 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def evaluated_otherwise(result: dict[str, Any]) -> str:
+    """What `innerloop evaluate` changed of the evaluation that the command of the training asked for."""
+    flags = [flag.removeprefix("--evaluation.").split("=") for flag in result["environment"]["command"] if "=" in flag]
+    settings = {name.replace("-", "_"): str(value) for name, value in result["evaluation"].get("settings", {}).items()}
+    changed = [
+        f"--evaluation.{name}={settings[name.replace('-', '_')]}"
+        for name, *asked in flags
+        if settings.get(name.replace("-", "_"), *asked) != asked[0]
+    ]
+    return f" Then `innerloop evaluate RUN {' '.join(changed)}`." if changed else ""
+
+
 def section(result: dict[str, Any]) -> list[str]:
     evaluation, machine = result["evaluation"], result["environment"]["machine"]
     commit = (result["environment"]["commit"] or "unknown")[:10]
@@ -167,7 +179,7 @@ def section(result: dict[str, Any]) -> list[str]:
         f"`{' '.join(result['environment']['command'])}`, commit {commit}, {machine['processor']} with "
         f"{cores(machine)}, "
         f"jax {result['environment']['versions']['jax']}; {of_schedule(result)} meta-steps in "
-        f"{duration(result['training_seconds'])} ({speed(result)}, median).",
+        f"{duration(result['training_seconds'])} ({speed(result)}, median).{evaluated_otherwise(result)}",
         "",
     ]
     course = [each for each in result["course"] if evaluation["metric"] == "accuracy"]
