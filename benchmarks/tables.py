@@ -160,13 +160,12 @@ def page() -> str:
 
 def evaluated_otherwise(result: dict[str, Any]) -> str:
     """What `innerloop evaluate` changed of the evaluation that the command of the training asked for."""
-    flags = [flag.removeprefix("--evaluation.").split("=") for flag in result["environment"]["command"] if "=" in flag]
-    settings = {name.replace("-", "_"): str(value) for name, value in result["evaluation"].get("settings", {}).items()}
-    changed = [
-        f"--evaluation.{name}={settings[name.replace('-', '_')]}"
-        for name, *asked in flags
-        if settings.get(name.replace("-", "_"), *asked) != asked[0]
-    ]
+    settings = result["evaluation"].get("settings", {})
+    asked = [flag.split("=", 1) for flag in result["environment"]["command"] if flag.startswith("--evaluation.")]
+    changed = []
+    for flag, *values in asked:
+        now = str(settings.get(flag.removeprefix("--evaluation.").replace("-", "_"), *values or [""]))
+        changed += [f"{flag}={now}"] if values and now != values[0] else []
     return f" Then `innerloop evaluate RUN {' '.join(changed)}`." if changed else ""
 
 

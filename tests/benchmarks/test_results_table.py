@@ -40,3 +40,18 @@ def test_what_was_broken_off_at_the_start_has_a_row_only_where_nothing_is_longer
     assert tables.told() == runs[1:]
     monkeypatch.setattr(tables, "results", lambda: runs[:1])
     assert tables.told() == runs[:1]
+
+
+def test_an_evaluation_with_other_settings_than_the_command_asked_for_is_told():
+    command = [
+        "innerloop",
+        "train",
+        "--evaluation.no-baselines",
+        "--evaluation.oracle-iterations=2000",
+        "--run-dir=a=b",
+    ]
+    evaluation = {"settings": {"baselines": False, "oracle_iterations": 900}}
+    told = tables.evaluated_otherwise({"environment": {"command": command}, "evaluation": evaluation})
+    assert told == " Then `innerloop evaluate RUN --evaluation.oracle-iterations=900`."
+    evaluation["settings"]["oracle_iterations"] = 2000
+    assert not tables.evaluated_otherwise({"environment": {"command": command}, "evaluation": evaluation})
