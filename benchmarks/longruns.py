@@ -42,12 +42,14 @@ class Standing(NamedTuple):
 
     Attributes:
         done: iterations so far.
-        evaluated: whether it is trained to the end and evaluated.
+        trained: whether it is trained to the end and was evaluated there.
+        evaluated: whether that was with the settings that its flags ask for.
         recorded: whether that result is kept.
         seconds: of an iteration, the median so far; `None` before the first.
     """
 
     done: int
+    trained: bool
     evaluated: bool
     recorded: bool
     seconds: float | None
@@ -58,13 +60,13 @@ def standing(row: Row, runs: Path, results: Path) -> Standing:
     records = _lines(runs / row.name / "metrics.jsonl")
     done = max((line["step"] for line in records), default=0)
     evaluation = _read(runs / row.name / "evaluation.json")
-    evaluated = evaluation.get("meta_steps") in ((row.iterations, done) if row.may_end_early else (row.iterations,))
+    trained = evaluation.get("meta_steps") in ((row.iterations, done) if row.may_end_early else (row.iterations,))
     settings = evaluation.get("settings", {})
-    evaluated = evaluated and all(str(settings.get(name)) == value for name, value in row.evaluation.items())
+    evaluated = trained and all(str(settings.get(name)) == value for name, value in row.evaluation.items())
     kept = _read(results / f"{row.name}.json")
     started = _read(runs / row.name / "environment.json").get("started")
     recorded = evaluated and started is not None and kept.get("environment", {}).get("started") == started
-    return Standing(done, evaluated, recorded, _pace(records, _read(runs / row.name / "config.json")))
+    return Standing(done, trained, evaluated, recorded, _pace(records, _read(runs / row.name / "config.json")))
 
 
 def _pace(records: Sequence[dict[str, Any]], stored: dict[str, Any]) -> float | None:
@@ -90,6 +92,8 @@ def status(rows: Sequence[Row], runs: Path, results: Path) -> list[str]:
             said = "done"
         elif at.evaluated:
             said = "to be recorded"
+        elif at.trained:
+            said = "to be evaluated with the settings of the row"
         else:
             seconds = at.seconds or pace.get((row.recipe, row.algorithm))
             remaining = None if seconds is None else (row.iterations - at.done) * seconds
@@ -183,9 +187,11 @@ def work(rows: Sequence[Row], runs: Path, results: Path) -> int:
     for row in rows:
         at = standing(row, runs, results)
         if not at.evaluated:
-            print(f"{row.name}: from iteration {at.done} of {row.iterations}", flush=True)
+            where = "evaluated again" if at.trained else f"from iteration {at.done} of {row.iterations}"
+            print(f"{row.name}: {where}", flush=True)
             log = runs / f"{row.name}.log"
-            if not worker.stopped and (code := worker.run(row.command(runs), log)) and not worker.stopped:
+            command = row.evaluation_command(runs) if at.trained else row.command(runs)
+            if not worker.stopped and (code := worker.run(command, log)) and not worker.stopped:
                 print(f"{row.name} failed with status {code}; {log} says why", flush=True)
                 failed.append(row)
                 continue

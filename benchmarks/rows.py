@@ -48,6 +48,10 @@ class Row(NamedTuple):
         algorithm = [f"--algorithm={self.algorithm}"] if self.algorithm else []
         return [sys.executable, "-m", "innerloop", "train", self.recipe, *algorithm, *self.flags, *places]
 
+    def evaluation_command(self, runs: Path) -> list[str]:
+        """What evaluates it as its flags ask, where it is trained and was evaluated with other settings."""
+        return [sys.executable, "-m", "innerloop", "evaluate", str(runs / self.name)]
+
 
 # Baselines do not depend on what was trained but for the seed: the first seed of a recipe has them, those of the robots
 # trained for longer. Of the ants the oracle alone: no policy that does not observe the direction can be good in all.

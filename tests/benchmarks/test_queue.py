@@ -62,11 +62,11 @@ def test_a_supervised_row_has_an_algorithm_and_a_pace_and_may_end_early(tmp_path
     assert "--algorithm=maml++" in row.command(tmp_path)
     folder = tmp_path / row.name
     folder.mkdir()
-    assert queue.standing(row, tmp_path, tmp_path) == queue.Standing(0, False, False, None)
+    assert queue.standing(row, tmp_path, tmp_path) == queue.Standing(0, False, False, False, None)
     (folder / "config.json").write_text(json.dumps({"config": {"outer": {"meta_batch": 16}}}))
     lines = [{"step": 10 * (i + 1), "tasks_per_second": 8.0} for i in range(3)]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert queue.standing(row, tmp_path, tmp_path) == queue.Standing(30, False, False, 2.0)
+    assert queue.standing(row, tmp_path, tmp_path) == queue.Standing(30, False, False, False, 2.0)
     assert "30/60 iterations, about 1:00" in queue.status([row], tmp_path, tmp_path)[0]
     (folder / "evaluation.json").write_text(json.dumps({"meta_steps": 30}))
     assert queue.standing(row, tmp_path, tmp_path).evaluated
@@ -81,6 +81,27 @@ def test_a_row_that_asks_for_another_evaluation_than_there_is_is_not_done(tmp_pa
         evaluation = {"meta_steps": 1, "settings": {"baseline_iterations": iterations}}
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
         assert queue.standing(row, tmp_path, tmp_path).evaluated == (iterations == 2000)
+
+
+def test_a_row_that_was_evaluated_otherwise_is_evaluated_again_and_not_recorded_as_it_was(tmp_path, monkeypatch):
+    row = queue.Row("rl-ant-direction", 1, 0, ("--evaluation.oracle-iterations=2000",))
+    folder = tmp_path / row.name
+    folder.mkdir()
+    (folder / "evaluation.json").write_text(json.dumps({"meta_steps": 1, "settings": {"oracle_iterations": 900}}))
+    assert "to be evaluated with the settings of the row" in queue.status([row], tmp_path, tmp_path)[0]
+    asked, kept = [], []
+    monkeypatch.setattr(queue, "keep", lambda row, runs: kept.append(row.name))
+
+    def evaluated(worker, command, log):
+        asked.append(command[1:])
+        said = {"meta_steps": 1, "settings": {"oracle_iterations": 2000}}
+        (folder / "evaluation.json").write_text(json.dumps(said))
+        return 0
+
+    monkeypatch.setattr(queue.Worker, "run", evaluated)
+    assert queue.work([row], tmp_path, tmp_path) == 0
+    assert asked == [["-m", "innerloop", "evaluate", str(folder)]]
+    assert kept == [row.name]
 
 
 def test_rows_are_chosen_by_a_pattern(tmp_path, capsys):

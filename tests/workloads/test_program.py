@@ -190,15 +190,22 @@ def test_plain_lines_where_there_is_no_terminal(run, tmp_path):
     assert all(f"note: {each}" in said for each in evaluation["simpler"])
 
 
-def test_help_answers_at_once_and_without_jax():
-    seconds = []
+def processor_seconds(command: list[str]) -> tuple[float, str]:
+    """The least of three runs, and what it printed: another program on the machine does not make ours slow."""
+    least, printed = float("inf"), ""
     for _ in range(3):
         before = os.times()
-        result = subprocess.run(command("--help"), capture_output=True, text=True, check=True)
-        after = os.times()  # of the processor: another program on it does not make ours slow
-        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(seconds) < 0.3
-    assert "innerloop train RECIPE" in result.stdout
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        after = os.times()
+        least = min(least, after.children_user + after.children_system - before.children_user - before.children_system)
+    return least, printed
+
+
+def test_help_answers_at_once_and_without_jax():
+    seconds, printed = processor_seconds(command("--help"))
+    assert "innerloop train RECIPE" in printed
+    of_jax, _ = processor_seconds([sys.executable, "-c", "import jax"])
+    assert seconds < 0.75 * of_jax  # a ratio: one machine is slower than another
     probe = "import sys; from innerloop.cli import main as cli; cli.run(['recipes']); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
 
