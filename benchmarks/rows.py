@@ -82,6 +82,12 @@ IN_AN_HOUR = (
     Row("miniimagenet-5way-1shot", 10_000, 0, BRIEF, "brief", "fomaml"),
     Row("miniimagenet-5way-5shot", 2_000, 0, BRIEF, "brief", "protonet"),
 )
+# Tasks of more classes in training than at test, and pools, on both cores: a part of the published schedule in an hour.
+MANY_WAYS = ("--published", "--outer.meta-batch=2", "--evaluation.ensemble=5", "--evaluation.no-baselines")
+PROTOTYPES = (
+    Row("omniglot-20way-5shot", 3_000, 0, MANY_WAYS, "published", "protonet"),
+    Row("omniglot-20way-1shot", 3_000, 0, MANY_WAYS, "published", "protonet"),
+)
 AS_PUBLISHED = (
     Row("omniglot-5way-1shot", 100_000, 0, ("--published", *PATIENT), "published", "reptile"),
     Row("omniglot-5way-1shot", 20_000, 0, ("--published", *PATIENT), "published", "imaml"),
@@ -127,4 +133,4 @@ REINFORCEMENT = (
 )
 
 
-ROWS = (*REINFORCEMENT, *IN_AN_HOUR, *SUPERVISED, *AS_PUBLISHED, *TWENTY_WAYS)
+ROWS = (*REINFORCEMENT, *IN_AN_HOUR, *SUPERVISED, *PROTOTYPES, *AS_PUBLISHED, *TWENTY_WAYS)

@@ -115,7 +115,8 @@ def prototypical(model: Model, size: int, ways: int) -> Model:
 
     Returns:
         A model from inputs to logits `[examples, ways]`, with parameters
-        `{"network": ..., "prototypes": [ways, size]}`.
+        `{"network": ..., "prototypes": [ways, size]}`. It also takes those of a model of more classes, of which it uses
+        the first: training on tasks of more classes than are asked for at test is how these networks are published.
 
     Reference:
         Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, 2017, arXiv 1703.05175.
@@ -128,7 +129,7 @@ def prototypical(model: Model, size: int, ways: int) -> Model:
 
     def apply(params: Params, x: Any, /, *, key: PRNGKey | None = None, moments: Any = None) -> Array:
         features = model.apply(params["network"], x, key=key, moments=moments)
-        return -jnp.sum((features[:, None, :] - params[PROTOTYPES]) ** 2, axis=-1)
+        return -jnp.sum((features[:, None, :] - params[PROTOTYPES][:ways]) ** 2, axis=-1)
 
     return model._replace(init=init, apply=apply, moments=_seen_through(model, lambda p, x: (p["network"], x)))
 

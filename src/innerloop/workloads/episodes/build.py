@@ -118,6 +118,13 @@ class Experiment:
         """The same for what this process computes without the others."""
         return replace(self, layout=self.layout.within(jax.device_count()))
 
+    def at_test(self) -> "Experiment":
+        """The same on tasks of as many classes as are asked for at test; what was learned fits it as it is."""
+        ways = self.config.evaluation.ways
+        if not ways or ways == ways_of(self.config):
+            return self
+        return assemble(replace(self.config, tasks=replace(self.config.tasks, ways=ways)), self.data)
+
     @property
     def losses_together(self) -> dict[str, Loss]:
         """The same of several members of an ensemble, along a leading axis of the parameters."""
@@ -155,6 +162,8 @@ class Experiment:
                 f"this network has no normalisation, so {config.algorithm} runs without scale and shift per step"
             )
         learned, steps = self.rule.learned_steps, config.evaluation.steps
+        if (ways := config.evaluation.ways) and ways != ways_of(config):
+            said.append(f"trained on tasks of {ways_of(config)} classes, evaluated on tasks of {ways}")
         if learned is not None and steps > learned:
             beyond = f"{learned} inner {'step' if learned == 1 else 'steps'}"
             said.append(f"what was learned for {beyond} is evaluated at {steps}: beyond, that of the last step is used")
@@ -177,12 +186,12 @@ class Experiment:
             InnerloopError: naming the part of the data that cannot give them.
         """
         settings, evaluation = self.config.tasks, self.config.evaluation
-        ways = ways_of(self.config)
-        if not ways or not self.data.parts:
+        if not ways_of(self.config) or not self.data.parts:
             self.training_tasks()
             return
         for part, images in self.data.parts.items():
             training = part == "train"
+            ways = ways_of(self.config) if training else evaluation.ways or ways_of(self.config)
             for shots in (settings.shots,) if training else evaluation.shots:
                 queries = settings.queries if training else evaluation.queries
                 try:

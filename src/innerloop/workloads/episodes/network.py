@@ -57,5 +57,5 @@ def described_network(config: Config, outputs: int | None = None, more_inputs: i
 
 
 def ways_of(config: Config) -> int:
-    """The classes of a task; 0 of a regression."""
+    """The classes of a training task; 0 of a regression."""
     return config.tasks.ways if isinstance(config.tasks, OmniglotTasks | MiniImageNetTasks | GlyphTasks) else 0

@@ -174,7 +174,8 @@ def _published_rows(ways: int) -> Mapping[str, Mapping[str, Any]]:
     Reptile: the commands of its released code (openai/supervised-reptile). iMAML: section 5 and the released code
     (aravindr93/imaml_dev, examples/README.md). Meta-SGD: section 4.2 (one inner step, step sizes that start between
     0.005 and 0.1; here all at 0.05). ANIL takes those of MAML. BOIL has no figures on Omniglot; these are of its
-    4-block networks (HJ-Yoo/BOIL, run_4conv.sh).
+    4-block networks (HJ-Yoo/BOIL, run_4conv.sh). Prototypical networks: section 3.1 (tasks of 60 classes in training;
+    here the step size falls along a cosine, there by half every 2,000 tasks).
     """
     few = ways == 5
     steps = 16 if few else 25
@@ -199,9 +200,22 @@ def _published_rows(ways: int) -> Mapping[str, Mapping[str, Any]]:
         "imaml": {**OMNIGLOT_ROWS["imaml"], **implicit},
         "meta-sgd": {"inner.learning_rate": 0.05, "inner.steps": 1, "evaluation.steps": 1},
         "boil": {"inner.learning_rate": 0.5, "inner.steps": 1, "evaluation.steps": 1},
+        "protonet": {**_prototypes(60, ways), "tasks.queries": 5, "network.downsample": "max-pool"},
     }
 
 
+def _prototypes(ways: int, test_ways: int) -> Mapping[str, Any]:
+    """How prototypical networks are published: one task of many classes in a meta-step."""
+    return {
+        "tasks.ways": ways,
+        "evaluation.ways": test_ways,
+        "outer.meta_batch": 1,
+        "outer.schedule": "cosine",
+        "outer.iterations": 20_000,
+    }
+
+
+MINIIMAGENET_PROTOTYPES: Mapping[str, Any] = {"network.widths": (64,) * 4, "outer.clip": 0.0}
 MINIIMAGENET_ROWS: Mapping[str, Mapping[str, Any]] = {
     "maml++": {"inner.learning_rate": 0.1, "evaluation.steps": 5, "network.scale": True},
     "reptile": {"inner.steps": 8, "evaluation.steps": 50},
@@ -312,6 +326,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         ),
         MINIIMAGENET_DEVIATIONS,
         MINIIMAGENET_ROWS,
+        published_rows={"protonet": _prototypes(30, 5) | MINIIMAGENET_PROTOTYPES},
     ),
     "miniimagenet-5way-5shot": Recipe(
         lambda: _miniimagenet(5),
@@ -324,6 +339,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         ),
         MINIIMAGENET_DEVIATIONS,
         MINIIMAGENET_ROWS,
+        published_rows={"protonet": _prototypes(20, 5) | MINIIMAGENET_PROTOTYPES},
     ),
 }
 

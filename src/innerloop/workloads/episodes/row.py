@@ -74,6 +74,17 @@ def require_fitting(config: Config) -> None:
         raise InnerloopError(f"--algorithm {name} classifies, and these tasks are regression; leave it out.")
     if row.network == "prototypes" and not config.inner.steps:
         raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
+    if (ways := config.evaluation.ways) and ways != ways_of(config):
+        if row.network != "prototypes":
+            raise InnerloopError(
+                f"--evaluation.ways is {ways}, but the network of --algorithm {name} has an output for each class of a "
+                "training task; leave it out, or take --algorithm protonet."
+            )
+        if not 2 <= ways <= ways_of(config):
+            raise InnerloopError(
+                f"--evaluation.ways is {ways}; give a number of classes from 2 to that of a training task, "
+                f"{ways_of(config)} (--tasks.ways)."
+            )
     if config.inner.batch and (not row.adapts or not config.inner.steps or row.network == "prototypes"):
         raise InnerloopError(f"--inner.batch has no effect with --algorithm {name}; leave it out.")
     if config.inner.batch and isinstance(row.adjoint, Implicit):

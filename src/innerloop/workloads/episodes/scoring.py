@@ -145,6 +145,8 @@ def identity_of_test_tasks(config: Config, result: Mapping[str, Any]) -> Mapping
     """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
     measured = {f"--evaluation.{name}": result["settings"][name] for name in TEST}
     settings = {f"--tasks.{codec.flag(name)}": value for name, value in codec.leaves(config.tasks)}
+    if ways := result["settings"].get("ways"):
+        settings["--tasks.ways"] = ways
     return {
         **measured,
         "--tasks": type(config.tasks).__name__.removesuffix("Tasks").lower(),

@@ -103,7 +103,7 @@ class EpisodesSession:
 
     def evaluate(self, state: MetaState, aside: Path, best: Sequence[Validated] = ()) -> Result:
         last = Validated(self.step_of(state), float("nan"), state.meta)
-        return scoring.score(self.experiment.alone(), last, self.progress, best)
+        return scoring.score(self.experiment.at_test().alone(), last, self.progress, best)
 
     def tables(self, result: Mapping[str, Any]) -> list[Table]:
         return report.tables(result, self.config)
@@ -121,8 +121,8 @@ class EpisodesSession:
         self, state: MetaState, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
     ) -> list[Section]:
         evaluation = codec.decoded(Evaluation, result["settings"])
-        measured = replace(self.experiment.alone(), config=replace(self.config, evaluation=evaluation))
-        return report.sections(measured, state.meta, result, records)
+        measured = replace(self.experiment, config=replace(self.config, evaluation=evaluation)).at_test()
+        return report.sections(measured.alone(), state.meta, result, records)
 
     def export(self, state: MetaState, folder: Path, result: Mapping[str, Any] | None) -> None:
         predict.export(self.experiment, state.meta, folder, result)

@@ -78,6 +78,7 @@ class Validation:
     """
 
     def __init__(self, experiment: Experiment):
+        experiment = experiment.at_test()
         config = experiment.config
         metric, _, _ = experiment.scale_metric()
         self._decides = f"validation/{next(iter(experiment.eval_losses))}/{metric}"
