@@ -58,6 +58,14 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
+def test_prototypes_of_more_classes_than_are_asked_for():
+    more, fewer = (models.prototypical(models.mlp(3, (4,), 2), 2, ways) for ways in (5, 3))
+    params = more.init(KEY)
+    params["prototypes"] += np.arange(5.0)[:, None]
+    x = jnp.ones((4, 3))
+    np.testing.assert_array_equal(fewer.apply(params, x), more.apply(params, x)[:, :3])
+
+
 @pytest.mark.parametrize("make", [models.per_step, models.with_context, lambda m, n: models.prototypical(m, n, 2)])
 def test_running_statistics_are_refused(make):
     model = models.with_running_statistics(NORMALISED, jax.ShapeDtypeStruct((2, 3), np.float32))

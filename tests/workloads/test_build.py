@@ -166,6 +166,22 @@ def test_what_an_algorithm_has_no_use_for_is_refused(algorithm, changes, said):
         require_fitting(changed(recipes.configure("sinusoid", algorithm), changes))
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "said"),
+    [
+        ("maml", {"evaluation.ways": 4}, "has an output for each class of a training task"),
+        ("protonet", {"evaluation.ways": 6}, "a number of classes from 2 to that of a training task, 5"),
+        ("protonet", {"evaluation.ways": 1}, "from 2 to that of a training task, 5"),
+    ],
+)
+def test_other_classes_at_test_than_the_network_has_room_for_are_refused(algorithm, changes, said):
+    with pytest.raises(il.InnerloopError, match=f"--evaluation.ways is {changes['evaluation.ways']}.*{said}"):
+        require_fitting(changed(recipes.configure("omniglot-5way-1shot", algorithm), changes))
+    require_fitting(changed(recipes.configure("omniglot-5way-1shot", algorithm), {"evaluation.ways": 5}))
+    with pytest.raises(il.InnerloopError, match=r"--evaluation.ways is 4.*--algorithm protonet"):
+        require_fitting(changed(recipes.configure("sinusoid", "maml"), {"evaluation.ways": 4}))
+
+
 def test_the_published_settings_of_every_row_can_be_run():
     for name, recipe in recipes.RECIPES.items():
         for algorithm in recipe.published_rows:

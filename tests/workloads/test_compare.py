@@ -258,6 +258,30 @@ def test_prototypes_are_scored_after_their_one_step():
     np.testing.assert_allclose(every["query/loss"][:, 2:], every["query/loss"][:, 1:3], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("characters")
+def test_fewer_classes_at_test_than_in_training(tmp_path, capsys):
+    """Validation, test tasks, the report's episode and comparisons have the classes of a test task."""
+    folder = tmp_path / "run"
+    flags = [*OMNIGLOT[2:], "--algorithm=protonet", "--evaluation.ways=3", "--log.validate-every=1"]
+    assert cli.run(["train", "omniglot-5way-1shot", *flags, f"--run-dir={folder}"]) == 0
+    assert "note: trained on tasks of 5 classes, evaluated on tasks of 3" in capsys.readouterr().out
+    run = existing(folder)
+    experiment = build(run.config, print)
+    learned = training.initial_state(experiment).meta
+    (fewer,) = scoring.Curves(experiment.at_test()).rows("protonet", learned, 1, choose_rate=False)[:1]
+    before, _ = fewer["metrics"]["accuracy"]["mean"][:2]
+    np.testing.assert_allclose(before, 1 / 3, atol=1e-6)  # all at one place: the first of three
+    assert experiment.at_test().distribution("test", 1, 2).tasks.ways == 3
+    assert experiment.training_tasks().tasks.ways == 5
+    result = run.result()
+    assert result["settings"]["ways"] == 3
+    assert scoring.identity_of_test_tasks(run.config, result)["--tasks.ways"] == 3
+    assert cli.run(["evaluate", str(folder), "--evaluation.ways=4"]) == 0
+    assert existing(folder).result()["settings"]["ways"] == 4
+    assert cli.run(["evaluate", str(folder), "--evaluation.ways=6"]) == 2
+    assert "--evaluation.ways is 6; give a number of classes from 2" in capsys.readouterr().err
+
+
 def test_what_was_learned_for_fewer_steps_is_said():
     config = configured("demo", *QUICK, "--algorithm=maml+lslr", "--inner.steps=3", "--evaluation.steps=5")
     (remark,) = build(config, print).remarks()

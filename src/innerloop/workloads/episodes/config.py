@@ -216,8 +216,7 @@ class Evaluation:
     queries: Count = 100
     """query examples (of each class) of a test task"""
     ways: Annotated[int, Bounds(0, LARGEST)] = 0
-    """protonet: classes in a test task, at most as many as in training; 0: as many. It is published with more of them in
-    training than at test"""
+    """protonet: classes in a test task, at most as many as in training, and published with fewer; 0: as many"""
     steps: Whole = 10
     """inner steps at test"""
     seed: Whole = 1

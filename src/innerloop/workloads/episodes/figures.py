@@ -60,7 +60,7 @@ def episode(experiment: Experiment, meta: Meta, queries: int = 2) -> str:
     trajectory = _trajectory(experiment, config.evaluation.steps)(meta, task.support, key)
 
     @jax.jit
-    def predictions(trajectory: Any, x: Any, step: int) -> Any:
+    def predictions(trajectory: Any, x: Any, step: Any) -> Any:
         return experiment.model.apply(jax.tree.map(lambda leaf: leaf[step], trajectory), x).argmax(-1)
 
     before, after = (np.asarray(predictions(trajectory, task.query.x, step)) for step in (0, config.evaluation.steps))

@@ -209,6 +209,8 @@ def _prototypes(ways: int, test_ways: int) -> Mapping[str, Any]:
     return {
         "tasks.ways": ways,
         "evaluation.ways": test_ways,
+        "inner.steps": 1,
+        "evaluation.steps": 1,
         "outer.meta_batch": 1,
         "outer.schedule": "cosine",
         "outer.iterations": 20_000,

@@ -14,7 +14,7 @@ from innerloop.core.trees import arrays_of
 from innerloop.runs import codec, machine
 from innerloop.runs.best import Validated
 from innerloop.runs.progress import Progress
-from innerloop.runs.results import Result, Section, Table
+from innerloop.runs.results import Result, Section, Table, counted
 from innerloop.runs.workload import Examined, StepInfo
 from innerloop.workloads.episodes import memory, predict, report, scoring, training, tune
 from innerloop.workloads.episodes.build import Experiment, assemble, build
@@ -59,10 +59,11 @@ class EpisodesSession:
 
     def describe(self) -> list[str]:
         config = self.config
-        steps = f"{config.inner.steps} inner {'step' if config.inner.steps == 1 else 'steps'}"
+        inner = f"{counted(config.inner.steps, 'inner step')} of {config.inner.learning_rate:g}"
+        if self.experiment.algorithm.network == "prototypes":
+            inner = "each class at the mean of its examples"
         return [
-            f"{config.outer.iterations:,} meta-steps of {config.outer.meta_batch} tasks, {steps} of "
-            f"{config.inner.learning_rate:g}",
+            f"{config.outer.iterations:,} meta-steps of {counted(config.outer.meta_batch, 'task')}, {inner}",
             f"computed: {tune.in_words(config.layout)}",
             *(f"note: {remark}" for remark in self.experiment.remarks()),
         ]
