@@ -328,7 +328,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         ),
         MINIIMAGENET_DEVIATIONS,
         MINIIMAGENET_ROWS,
-        published_rows={"protonet": _prototypes(30, 5) | MINIIMAGENET_PROTOTYPES},
+        published_rows={"protonet": {**_prototypes(30, 5), **MINIIMAGENET_PROTOTYPES}},
     ),
     "miniimagenet-5way-5shot": Recipe(
         lambda: _miniimagenet(5),
@@ -341,7 +341,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         ),
         MINIIMAGENET_DEVIATIONS,
         MINIIMAGENET_ROWS,
-        published_rows={"protonet": _prototypes(20, 5) | MINIIMAGENET_PROTOTYPES},
+        published_rows={"protonet": {**_prototypes(20, 5), **MINIIMAGENET_PROTOTYPES}},
     ),
 }
 
