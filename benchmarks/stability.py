@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.family import RESULTS, TASKS, curves, sinusoids, trained
 from innerloop.runs import machine
 from innerloop.workloads.episodes.build import build
-from innerloop.workloads.episodes.recipes import SINUSOID_ROWS
+from innerloop.workloads.episodes.family import SINUSOID
 
 PAGE = Path(__file__).parents[1] / "docs" / "stability.md"
 GROWTH = {"inner__bound_growth": 1.0}
@@ -62,7 +62,7 @@ def rows(before: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
 
     What is among the rows of an earlier, stopped call is not computed again.
     """
-    for algorithm in dict.fromkeys((*FIRST, "maml", *SINUSOID_ROWS)):
+    for algorithm in dict.fromkeys((*FIRST, "maml", *SINUSOID)):
         for change in ({}, GROWTH, *((SEARCH,) if algorithm == "imaml" else ())):
             off = {"inner__bound_growth": 0.0} | ({"variant__line_search": False} if algorithm == "imaml" else {})
             settings = {**ROWS, **off, **change}

@@ -7,7 +7,7 @@ from benchmarks import family
 from benchmarks import family_tables as tables
 from innerloop import ALGORITHMS
 from innerloop.core.algorithms import PIECES
-from innerloop.workloads.episodes import recipes
+from innerloop.workloads.episodes.family import SINUSOID
 
 
 def result(name):
@@ -140,4 +140,4 @@ def test_what_is_measured_is_what_the_recipes_set():
 
 
 def test_the_rows_of_the_sinusoid_recipe_are_what_the_search_chose():
-    assert {name: values for name, values in family.chosen().items() if name != "maml"} == recipes.SINUSOID_ROWS
+    assert {name: values for name, values in family.chosen().items() if name != "maml"} == SINUSOID

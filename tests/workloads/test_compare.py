@@ -15,6 +15,7 @@ from innerloop.cli import parse
 from innerloop.runs import compare, comparison, loop, rundir
 from innerloop.workloads.episodes import recipes, scoring, training
 from innerloop.workloads.episodes.build import build, require_fitting
+from innerloop.workloads.episodes.family import SINUSOID
 from workloads.program import TINY
 from workloads.test_plan import OMNIGLOT, characters  # noqa: F401
 
@@ -307,7 +308,7 @@ def test_the_family_is_listed(capsys):
 
 
 def test_a_recipe_has_settings_for_its_rows():
-    for algorithm, settings in recipes.SINUSOID_ROWS.items():
+    for algorithm, settings in SINUSOID.items():
         inner = configured("sinusoid", f"--algorithm={algorithm}").inner
         assert (inner.learning_rate, inner.steps) == (settings["inner.learning_rate"], settings["inner.steps"])
     assert configured("sinusoid", "--algorithm", "cavia", "--inner.learning-rate=0.5").inner.learning_rate == 0.5

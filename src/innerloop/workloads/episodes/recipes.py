@@ -8,10 +8,10 @@ miniImageNet.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from innerloop.runs.codec import changed
 from innerloop.runs.recipe import Published, Recipe
+from innerloop.workloads.episodes import family
 from innerloop.workloads.episodes.config import (
     Config,
     Evaluation,
@@ -138,92 +138,6 @@ def _on_characters(
     return figures if anil is None else (*figures, Published("ANIL", shots, 5, *anil, ANIL))
 
 
-SINUSOID_ROWS: Mapping[str, Mapping[str, Any]] = {
-    "fomaml": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
-    "truncated-maml": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
-    "maml++": {"inner.learning_rate": 0.001, "inner.steps": 5, "evaluation.steps": 5},
-    "meta-sgd": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
-    "alfa": {"inner.learning_rate": 0.03, "inner.steps": 1, "evaluation.steps": 1},
-    "meta-curvature": {"inner.learning_rate": 0.003, "inner.steps": 5, "evaluation.steps": 10},
-    "anil": {"inner.learning_rate": 0.03, "inner.steps": 5, "evaluation.steps": 10},
-    "boil": {"inner.learning_rate": 0.01, "inner.steps": 5, "evaluation.steps": 10},
-    "cavia": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 10},
-    "reptile": {"inner.learning_rate": 0.01, "inner.steps": 10, "evaluation.steps": 10},
-    "sharp-maml": {"inner.learning_rate": 0.01, "inner.steps": 5, "evaluation.steps": 10},
-    "joint": {"inner.learning_rate": 0.001, "inner.steps": 1, "evaluation.steps": 10},
-    "imaml": {"inner.learning_rate": 0.001, "inner.steps": 20, "variant.regularisation": 10.0, "evaluation.steps": 20},
-}
-"""What `python -m benchmarks.family search` found best on validation tasks, of what does not diverge later; MAML itself
-is as published."""
-OMNIGLOT_ROWS: Mapping[str, Mapping[str, Any]] = {
-    "maml++": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 5, "network.scale": True},
-    "reptile": {"inner.learning_rate": 0.1, "inner.steps": 5, "evaluation.steps": 50},
-    "imaml": {
-        "inner.learning_rate": 0.1,
-        "inner.steps": 16,
-        "evaluation.steps": 16,
-        "variant.regularisation": 2.0,
-        "variant.solver_steps": 5,
-    },
-}
-
-
-def _published_rows(ways: int) -> Mapping[str, Mapping[str, Any]]:
-    """The settings with which MAML's descendants were published on Omniglot, as far as they are known.
-
-    Reptile: the commands of its released code (openai/supervised-reptile). iMAML: section 5 and the released code
-    (aravindr93/imaml_dev, examples/README.md). Meta-SGD: section 4.2 (one inner step, step sizes that start between
-    0.005 and 0.1; here all at 0.05). ANIL takes those of MAML. BOIL has no figures on Omniglot; these are of its
-    4-block networks (HJ-Yoo/BOIL, run_4conv.sh). Prototypical networks: section 3.1 (tasks of 60 classes in training;
-    here the step size falls along a cosine, there by half every 2,000 tasks).
-    """
-    few = ways == 5
-    steps = 16 if few else 25
-    implicit = {"inner.steps": steps, "evaluation.steps": steps, "outer.iterations": 20_000}
-    return {
-        "reptile": {
-            "tasks.shots": 10,
-            "tasks.queries": 1,
-            "network.scale": True,
-            "network.adapt_normalisation": True,
-            "inner.optimizer": "adam",
-            "inner.learning_rate": 0.001 if few else 0.0005,
-            "inner.steps": 5 if few else 10,
-            "inner.batch": 10 if few else 20,
-            "outer.optimizer": "sgd",
-            "outer.learning_rate": 1.0,
-            "outer.schedule": "linear",
-            "outer.iterations": 100_000 if few else 200_000,
-            "outer.meta_batch": 5,
-            "evaluation.steps": 50,
-        },
-        "imaml": {**OMNIGLOT_ROWS["imaml"], **implicit},
-        "meta-sgd": {"inner.learning_rate": 0.05, "inner.steps": 1, "evaluation.steps": 1},
-        "boil": {"inner.learning_rate": 0.5, "inner.steps": 1, "evaluation.steps": 1},
-        "protonet": {**_prototypes(60, ways), "tasks.queries": 5, "network.downsample": "max-pool"},
-    }
-
-
-def _prototypes(ways: int, test_ways: int) -> Mapping[str, Any]:
-    """How prototypical networks are published: one task of many classes in a meta-step."""
-    return {
-        "tasks.ways": ways,
-        "evaluation.ways": test_ways,
-        "inner.steps": 1,
-        "evaluation.steps": 1,
-        "outer.meta_batch": 1,
-        "outer.schedule": "cosine",
-        "outer.iterations": 20_000,
-    }
-
-
-MINIIMAGENET_PROTOTYPES: Mapping[str, Any] = {"network.widths": (64,) * 4, "outer.clip": 0.0}
-MINIIMAGENET_ROWS: Mapping[str, Mapping[str, Any]] = {
-    "maml++": {"inner.learning_rate": 0.1, "evaluation.steps": 5, "network.scale": True},
-    "reptile": {"inner.steps": 8, "evaluation.steps": 50},
-    "imaml": {"inner.steps": 10, "variant.regularisation": 0.5, "variant.solver_steps": 5},
-}
-
 SINUSOID_FIGURES = tuple(
     Published(method, 5, steps, value, None, f"{FINN}, Table 2")
     for method, values in {"MAML": (0.67, 0.38, 0.35), "pre-trained on all tasks": (2.41, 2.23, 2.19)}.items()
@@ -254,14 +168,14 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         "the sinusoid experiment cut to 20,000 meta-steps: half a minute on two cores",
         SINUSOID_FIGURES,
         f"20,000 meta-steps instead of 70,000. {SINUSOID_DEVIATIONS}",
-        SINUSOID_ROWS,
+        family.SINUSOID,
     ),
     "sinusoid": Recipe(
         sinusoid,
         "regression of sinusoids, 70,000 meta-steps as in the paper",
         SINUSOID_FIGURES,
         SINUSOID_DEVIATIONS,
-        SINUSOID_ROWS,
+        family.SINUSOID,
     ),
     "omniglot-5way-1shot": Recipe(
         lambda: _omniglot(5, 1),
@@ -272,8 +186,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             *_on_characters(1, (16, 99.16), (99.53, 0.26)),
         ),
         OMNIGLOT_DEVIATIONS,
-        OMNIGLOT_ROWS,
-        published_rows=_published_rows(5),
+        family.OMNIGLOT,
+        published_rows=family.published_on_characters(5),
     ),
     "omniglot-5way-5shot": Recipe(
         lambda: _omniglot(5, 5),
@@ -284,8 +198,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             *_on_characters(5, (16, 99.67), (99.93, 0.09)),
         ),
         OMNIGLOT_DEVIATIONS,
-        OMNIGLOT_ROWS,
-        published_rows=_published_rows(5),
+        family.OMNIGLOT,
+        published_rows=family.published_on_characters(5),
     ),
     "omniglot-20way-1shot": Recipe(
         lambda: _omniglot(20, 1),
@@ -296,8 +210,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             *_on_characters(1, (25, 94.46), (95.93, 0.38), (96.2, 0.5)),
         ),
         OMNIGLOT_DEVIATIONS,
-        OMNIGLOT_ROWS,
-        published_rows=_published_rows(20),
+        family.OMNIGLOT,
+        published_rows=family.published_on_characters(20),
     ),
     "omniglot-20way-5shot": Recipe(
         lambda: _omniglot(20, 5),
@@ -308,8 +222,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             *_on_characters(5, (25, 98.69), (98.97, 0.19), (98.0, 0.3)),
         ),
         OMNIGLOT_DEVIATIONS,
-        OMNIGLOT_ROWS,
-        published_rows=_published_rows(20),
+        family.OMNIGLOT,
+        published_rows=family.published_on_characters(20),
     ),
     "glyphs-20way-1shot": Recipe(
         glyphs,
@@ -327,8 +241,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             *_family(1, 52.15, (49.97, 0.32), (49.42, 0.78)),
         ),
         MINIIMAGENET_DEVIATIONS,
-        MINIIMAGENET_ROWS,
-        published_rows={"protonet": {**_prototypes(30, 5), **MINIIMAGENET_PROTOTYPES}},
+        family.MINIIMAGENET,
+        published_rows={"protonet": family.prototypes_on_photographs(30)},
     ),
     "miniimagenet-5way-5shot": Recipe(
         lambda: _miniimagenet(5),
@@ -340,8 +254,8 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             *_family(5, 68.32, (65.99, 0.58), (68.20, 0.66)),
         ),
         MINIIMAGENET_DEVIATIONS,
-        MINIIMAGENET_ROWS,
-        published_rows={"protonet": {**_prototypes(20, 5), **MINIIMAGENET_PROTOTYPES}},
+        family.MINIIMAGENET,
+        published_rows={"protonet": family.prototypes_on_photographs(20)},
     ),
 }
 
