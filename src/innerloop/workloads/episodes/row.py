@@ -75,6 +75,8 @@ def require_fitting(config: Config) -> None:
     if row.network == "prototypes" and not config.inner.steps:
         raise InnerloopError(f"--inner.steps is 0, but {name} needs one to find the prototypes; use 1.")
     if (ways := config.evaluation.ways) and ways != ways_of(config):
+        if config.kind == "regression":
+            raise InnerloopError(f"--evaluation.ways is {ways}, but these tasks have no classes; leave it out.")
         if row.network != "prototypes":
             raise InnerloopError(
                 f"--evaluation.ways is {ways}, but the network of --algorithm {name} has an output for each class of a "
