@@ -178,7 +178,7 @@ def test_other_classes_at_test_than_the_network_has_room_for_are_refused(algorit
     with pytest.raises(il.InnerloopError, match=f"--evaluation.ways is {changes['evaluation.ways']}.*{said}"):
         require_fitting(changed(recipes.configure("omniglot-5way-1shot", algorithm), changes))
     require_fitting(changed(recipes.configure("omniglot-5way-1shot", algorithm), {"evaluation.ways": 5}))
-    with pytest.raises(il.InnerloopError, match="--evaluation.ways is 4, but these tasks have no classes"):
+    with pytest.raises(il.InnerloopError, match=r"--evaluation\.ways is 4, but these tasks have no classes"):
         require_fitting(changed(recipes.configure("sinusoid", "maml"), {"evaluation.ways": 4}))
 
 
