@@ -66,6 +66,7 @@ def standing(row: Row, runs: Path, results: Path) -> Standing:
     kept = _read(results / f"{row.name}.json")
     started = _read(runs / row.name / "environment.json").get("started")
     recorded = evaluated and started is not None and kept.get("environment", {}).get("started") == started
+    recorded = recorded and kept.get("evaluation", {}).get("settings", {}) == settings  # else of an earlier evaluation
     return Standing(done, trained, evaluated, recorded, _pace(records, _read(runs / row.name / "config.json")))
 
 

@@ -99,6 +99,9 @@ def test_a_row_that_was_evaluated_otherwise_is_evaluated_again_and_not_recorded_
         return 0
 
     monkeypatch.setattr(queue.Worker, "run", evaluated)
+    (folder / "environment.json").write_text(json.dumps({"started": "today", "commit": "abc"}))
+    before = {"environment": {"started": "today"}, "evaluation": {"settings": {"oracle_iterations": 900}}}
+    (tmp_path / f"{row.name}.json").write_text(json.dumps(before))
     assert queue.work([row], tmp_path, tmp_path) == 0
     assert asked == [["-m", "innerloop", "evaluate", str(folder)]]
     assert kept == [row.name]
