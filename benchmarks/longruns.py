@@ -199,7 +199,11 @@ def work(rows: Sequence[Row], runs: Path, results: Path) -> int:
         if worker.stopped and not standing(row, runs, results).evaluated:
             print("stopped; what was trained is saved, and the same command goes on with it", flush=True)
             return 130
-        if not standing(row, runs, results).recorded:
+        at = standing(row, runs, results)
+        if not at.evaluated:
+            print(f"{row.name} ended, but not trained and evaluated as the row asks; it is not recorded", flush=True)
+            failed.append(row)
+        elif not at.recorded:
             keep(row, runs)
     return 1 if failed else 0
 

@@ -50,7 +50,8 @@ class Row(NamedTuple):
 
     def evaluation_command(self, runs: Path) -> list[str]:
         """What evaluates it as its flags ask, where it is trained and was evaluated with other settings."""
-        return [sys.executable, "-m", "innerloop", "evaluate", str(runs / self.name)]
+        asked = [flag for flag in self.flags if flag.startswith(EVALUATION)]
+        return [sys.executable, "-m", "innerloop", "evaluate", str(runs / self.name), *asked]
 
 
 # Baselines do not depend on what was trained but for the seed: the first seed of a recipe has them, those of the robots

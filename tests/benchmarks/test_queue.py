@@ -103,8 +103,19 @@ def test_a_row_that_was_evaluated_otherwise_is_evaluated_again_and_not_recorded_
     before = {"environment": {"started": "today"}, "evaluation": {"settings": {"oracle_iterations": 900}}}
     (tmp_path / f"{row.name}.json").write_text(json.dumps(before))
     assert queue.work([row], tmp_path, tmp_path) == 0
-    assert asked == [["-m", "innerloop", "evaluate", str(folder)]]
+    assert asked == [["-m", "innerloop", "evaluate", str(folder), "--evaluation.oracle-iterations=2000"]]
     assert kept == [row.name]
+
+
+def test_what_ends_without_what_the_row_asks_for_is_not_recorded(tmp_path, monkeypatch, capsys):
+    row = queue.Row("rl-ant-direction", 1, 0, ("--evaluation.oracle-iterations=2000",))
+    (tmp_path / row.name).mkdir()
+    said = {"meta_steps": 1, "settings": {"oracle_iterations": 900}}
+    (tmp_path / row.name / "evaluation.json").write_text(json.dumps(said))
+    monkeypatch.setattr(queue.Worker, "run", lambda worker, command, log: 0)
+    monkeypatch.setattr(queue, "keep", lambda row, runs: pytest.fail("recorded"))
+    assert queue.work([row], tmp_path, tmp_path) == 1
+    assert "not trained and evaluated as the row asks; it is not recorded" in capsys.readouterr().out
 
 
 def test_rows_are_chosen_by_a_pattern(tmp_path, capsys):
