@@ -155,11 +155,13 @@ OMNIGLOT_DEVIATIONS = (
     "the split of the 1623 characters has a seed of its own. Other rows with --published: Reptile's features are "
     "averaged over space, not flattened, its Adam starts afresh for each task, and test tasks take all their examples "
     "in every step; iMAML's system is not damped, and its inner loop is regularised at test as in training; Meta-SGD's "
-    "step sizes start at 0.05, not at a random value, on the mean loss."
+    "step sizes start at 0.05, not at a random value, on the mean loss; the outer step size of prototypical networks "
+    "falls along a cosine, not by half every 2,000 tasks."
 )
 MINIIMAGENET_DEVIATIONS = (
     "Fresh episodes throughout instead of 200,000 drawn beforehand; 4 tasks in a meta-batch for 5-shot too, as in the "
-    "released code."
+    "released code. Prototypical networks with --published: the outer step size falls along a cosine, not by half "
+    "every 2,000 tasks."
 )
 
 RECIPES: Mapping[str, Recipe[Config]] = {
