@@ -13,6 +13,7 @@ from innerloop.cli import compare, configuration, existing, parse, streams, toge
 from innerloop.cli.configuration import PUBLISHED
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
+from innerloop.runs.results import counted
 from innerloop.text import nearest
 from innerloop.workloads.tabular.config import Adaptation, Serving
 from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
@@ -128,7 +129,10 @@ def _recipes(arguments: list[str]) -> None:
         for name, recipe in workload.recipes.items():
             print(f"{name}\n    {recipe.summary}")
             for figure in recipe.published:
-                print(f"    published: {figure.method}, {figure.steps} steps: {figure.text}  ({figure.source})")
+                steps = counted(figure.steps, "step")
+                print(f"    published: {figure.method}, {steps}: {figure.text}  ({figure.source})")
+            if recipe.deviations:
+                print(_paragraph(f"other than published: {recipe.deviations}"))
 
 
 def _algorithms(arguments: list[str]) -> None:
@@ -138,10 +142,15 @@ def _algorithms(arguments: list[str]) -> None:
     for name, row in ALGORITHMS.items():
         print(f"{name}\n    {row.summary}\n    {row.reference}")
         for label, text in (("cost", row.cost), ("use", row.use)):
-            print(textwrap.fill(f"{label}: {text}", 80, initial_indent="    ", subsequent_indent="        "))
+            print(_paragraph(f"{label}: {text}"))
     print("pieces of MAML++, joined with a plus as in maml+msl+lslr:")
     for name, (title, _) in PIECES.items():
         print(f"    {name:<6}{title}")
+
+
+def _paragraph(text: str) -> str:
+    """In lines of 80 columns, below a name."""
+    return textwrap.fill(text, 80, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
 
 
 def _train(arguments: list[str]) -> int:
