@@ -33,6 +33,12 @@ def name(result: dict[str, Any]) -> str:
     return " ".join(part for part in (result["algorithm"], result["changes"]) if part)
 
 
+def place(result: dict[str, Any]) -> str:
+    """Where it was trained."""
+    machine = result["environment"]["machine"]
+    return cores(machine) if machine["platform"] == "cpu" else machine["devices"][0]
+
+
 def at(result: dict[str, Any], clock: str, limit: float) -> str:
     """The last validation accuracy up to so many minutes or meta-steps; nothing if training ended long before."""
     course = result["course"]
@@ -60,28 +66,28 @@ def table(kept: list[dict[str, Any]]) -> list[str]:
         "|---|---|" + "---|" * (len(heads) + 2),
     ]
     for result in kept:
-        machine = result["environment"]["machine"]
-        place = cores(machine) if machine["platform"] == "cpu" else machine["devices"][0]
         cells = [at(result, "minutes", each) for each in MINUTES]
         cells += [at(result, "meta_steps", each) for each in STEPS]
         lines.append(
-            f"| `{name(result)}` | {of_schedule(result)} | {' | '.join(cells)} | {reached(result)} | {place} |"
+            f"| `{name(result)}` | {of_schedule(result)} | {' | '.join(cells)} | {reached(result)} | {place(result)} |"
         )
     return [*lines, "", "![validation accuracy over time and over meta-steps](images/twenty-ways.svg)"]
 
 
 def picture(kept: list[dict[str, Any]]) -> str:
     """Validation accuracy over minutes and over meta-steps."""
-    figure, axes = plots.pyplot().subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, axes = plots.pyplot().subplots(1, 2, figsize=(11, 4 + 0.2 * len(kept)), sharey=True)
     for axis, clock, label in zip(axes, ("minutes", "meta_steps"), ("minutes of training", "meta-steps"), strict=True):
         for result, colour in zip(kept, plots.COLOURS * 4, strict=False):
             course = result["course"]
             scores = [100 * point[SCORE] for point in course]
-            axis.plot([point[clock] for point in course], scores, color=colour, label=name(result))
+            axis.plot(
+                [point[clock] for point in course], scores, color=colour, label=f"{name(result)} ({place(result)})"
+            )
         axis.set(xlabel=label, xscale="log")
     axes[0].set_ylabel("validation accuracy, %")
-    axes[1].legend(fontsize=7)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.065 * len(kept), 1, 1))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", fontsize=8)  # names are long
     return plots.as_svg(figure)
 
 
@@ -97,10 +103,10 @@ def main(check: bool) -> int:
     stale = PAGE.read_text() != text
     if stale and check:
         print("docs/twenty-ways.md is not up to date; run: make results")
-    elif stale:
+    elif not check:
         PAGE.write_text(text)
         if kept:
-            PICTURE.write_text(picture(kept))
+            PICTURE.write_text(picture(kept))  # its look may have changed where the figures have not
         print("docs/twenty-ways.md written")
     return int(check and stale)
 
