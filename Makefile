@@ -36,7 +36,7 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python benchmarks/tables.py --check
+	$(BIN)/python -m benchmarks.tables --check
 	$(BIN)/python -m benchmarks.peers.page --check
 	$(BIN)/python -m benchmarks.algorithm_pages --check
 	$(BIN)/python -m benchmarks.reinforcement --check
@@ -57,7 +57,7 @@ docs: .venv/.ready-dev
 	@echo "open docs/_build/index.html"
 
 results: .venv/.ready-dev
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.peers.page
 	$(BIN)/python -m benchmarks.algorithm_pages
 	$(BIN)/python -m benchmarks.reinforcement

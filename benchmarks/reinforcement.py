@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rl_pictures
+from benchmarks.seeds import over_seeds
 from innerloop.cli.configuration import PUBLISHED
 from innerloop.core.evaluate import summarise
 from innerloop.runs.progress import duration
@@ -21,8 +22,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "rl-measured.md"
 PLAIN = "log-likelihood"
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""The 97.5 % quantile of Student's t, by the number of seeds."""
 NOT_YET = ["## Inner estimators", "", "Not yet measured; `python benchmarks/estimators.py` does.", ""]
 
 
@@ -171,9 +170,7 @@ def interval_of(seeds: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     if len(seeds) == 1:
         mean, half = summarise(seeds[0])
         return np.asarray(mean), np.asarray(half)
-    means = np.stack([each.mean(axis=0) for each in seeds])
-    quantile = STUDENT.get(len(seeds), 1.96)
-    return means.mean(axis=0), quantile * means.std(axis=0, ddof=1) / np.sqrt(len(seeds))
+    return over_seeds(np.stack([each.mean(axis=0) for each in seeds]))
 
 
 def variance_section(result: dict[str, Any], returns: dict[str, Any] | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/results.md from benchmarks/results/: no figure in them is typed by hand.
 
-python benchmarks/tables.py          write
-python benchmarks/tables.py --check  exit with 1 if what is written is not up to date
+python -m benchmarks.tables          write
+python -m benchmarks.tables --check  exit with 1 if what is written is not up to date
 """
 
 import json
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.seeds import over_seeds
 from innerloop import workloads
 from innerloop.runs.progress import duration
 from innerloop.workloads.episodes.recipes import METHODS
@@ -30,13 +33,13 @@ def results() -> list[dict[str, Any]]:
     return sorted(kept, key=lambda each: (order.index(each["recipe"]), -len(each["algorithm"]), each["seed"]))
 
 
-def short_table() -> str:
-    """The table of README.md: the final score of each run beside the published one."""
+def table(rows: list[str]) -> str:
+    """The final scores beside the published ones."""
     lines = [
         "| recipe | algorithm | meta-steps | inner steps | ours | inductive | published | training |",
         "|---|---|---|---|---|---|---|---|",
+        *rows,
     ]
-    lines += [row_of(result) for result in told()]
     measured = {result["recipe"] for result in results()}
     for name in RECIPES:
         if name not in measured | {"demo"}:
@@ -57,7 +60,33 @@ def told() -> list[dict[str, Any]]:
     return [result for result in every if share(result) >= min(TOLD, longest[result["recipe"]])]
 
 
-def row_of(result: dict[str, Any]) -> str:
+def short() -> list[str]:
+    """The rows of README.md: one for runs that differ in their seed, and of reinforcement learning the recipes' own."""
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for result in told():
+        if not (result["recipe"].startswith("rl-") and result.get("changes")):
+            key = result["recipe"], result["algorithm"], result.get("changes"), result["meta_steps"]
+            alike.setdefault(key, []).append(result)
+    return [row_of(several[0] if len(several) == 1 else pooled(several), len(several)) for several in alike.values()]
+
+
+def pooled(several: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result of runs that differ in their seed: the mean over these, and its interval."""
+    evaluations = [result["evaluation"] for result in several]
+    metric = evaluations[0]["metric"]
+    rows = []
+    for place, row in enumerate(evaluations[0]["tables"][0]["rows"]):
+        means = [each["tables"][0]["rows"][place]["metrics"][metric]["mean"] for each in evaluations]
+        mean, interval = over_seeds(np.array(means))
+        rows.append(row | {"metrics": {metric: {"mean": mean.tolist(), "interval": interval.tolist()}}})
+    tables = [evaluations[0]["tables"][0] | {"rows": rows}]
+    paces = {
+        name: float(np.median([each[name] for each in several])) for name in ("training_seconds", "tasks_per_second")
+    }
+    return several[0] | paces | {"evaluation": evaluations[0] | {"tables": tables}}
+
+
+def row_of(result: dict[str, Any], seeds: int = 1) -> str:
     recipe = RECIPES[result["recipe"]]
     evaluation = result["evaluation"]
     table = evaluation["tables"][0]
@@ -81,8 +110,9 @@ def row_of(result: dict[str, Any]) -> str:
     machine = result["environment"]["machine"]
     place = cores(machine) if machine["platform"] == "cpu" else machine["devices"][0]
     pace = f"{duration(result['training_seconds'])} on {place} ({speed(result)})"
+    which = f"seed {result['seed']}" if seeds == 1 else f"{seeds} seeds"
     return (
-        f"| `{result['recipe']}` seed {result['seed']} | {method(result)} | {of_schedule(result)} "
+        f"| `{result['recipe']}` {which} | {method(result)} | {of_schedule(result)} "
         f"| {' / '.join(map(str, steps))} | **{ours}** | {alone} | {theirs} | {pace} |"
     )
 
@@ -150,7 +180,7 @@ def page() -> str:
         "are; *inductive* classifies each query image alone. Returns are undiscounted, means over "
         "the 40 test tasks of the published results.",
         "",
-        short_table(),
+        table([row_of(result) for result in told()]),
         "",
     ]
     for result in results():
@@ -225,7 +255,7 @@ def readme() -> str:
     text = (ROOT / "README.md").read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    return f"{before}{START}\n{short_table()}\n{END}{after}"
+    return f"{before}{START}\n{table(short())}\n{END}{after}"
 
 
 def main(check: bool) -> int:

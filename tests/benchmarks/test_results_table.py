@@ -42,6 +42,31 @@ def test_what_was_broken_off_at_the_start_has_a_row_only_where_nothing_is_longer
     assert tables.told() == runs[:1]
 
 
+def scored(seed, mean):
+    evaluation = result()["evaluation"]
+    rows = [
+        row | {"metrics": {"accuracy": {"mean": [mean] * 6, "interval": [0.9] * 6}}}
+        for row in evaluation["tables"][0]["rows"]
+    ]
+    return result(seed=seed, evaluation=evaluation | {"tables": [{"shots": 1, "rows": rows}]})
+
+
+def test_runs_that_differ_in_their_seed_have_one_row_with_the_interval_over_seeds(monkeypatch):
+    monkeypatch.setattr(tables, "results", lambda: [scored(0, 0.2), scored(1, 0.3), scored(2, 0.4)])
+    (row,) = tables.short()
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[0] == "`omniglot-20way-1shot` 3 seeds"
+    assert cells[4].startswith("**30.00 ± 24.84 %")  # 4.303 x 10 / sqrt(3)
+    assert len(tables.told()) == 3
+
+
+def test_of_reinforcement_learning_the_short_table_has_the_recipes_as_they_are(monkeypatch):
+    tried = scored(0, 0.2) | {"recipe": "rl-navigation-2d", "algorithm": "maml", "meta_steps": 100}
+    monkeypatch.setattr(tables, "results", lambda: [tried | {"changes": "--published"}, tried | {"changes": ""}])
+    assert len(tables.short()) == 1
+    assert len(tables.told()) == 2
+
+
 def test_an_evaluation_with_other_settings_than_the_command_asked_for_is_told():
     command = [
         "innerloop",
