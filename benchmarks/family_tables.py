@@ -5,6 +5,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
 from innerloop import workloads
 from innerloop.core.algorithms import ALGORITHMS
 from innerloop.runs import plots
@@ -19,6 +20,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 MISSING = "*not yet measured*"
 COMPARISONS = {"Sinusoids": "sinusoid", "Omniglot": "omniglot"}
 """What all rows were compared on, by its heading; the result is family-NAME.json."""
+OF_CLASSES = ("prototypes", "shared-head")
+"""Networks of classes, which sinusoids do not have."""
 LOOPS = {
     "On sinusoids, a large step size": "steps",
     "On sinusoids, a small step size": "steps-small",
@@ -94,12 +97,16 @@ def provenance(result: dict[str, Any]) -> str:
 
 def measured(name: str) -> list[str]:
     """What was measured of one row."""
+    runs = [result for result in tables.told() if result["algorithm"] == name]
     lines = []
     for title, key in COMPARISONS.items():
         result = kept(key)
         group = result["groups"].get(name) if result else None
         if not result or not group:
-            lines += [f"{title}: {MISSING}.", ""]
+            if key == "sinusoid" and ALGORITHMS[name].network in OF_CLASSES:
+                lines += [f"{title}: a task has no classes, which this row needs.", ""]
+            elif not any(run["recipe"].startswith(key) for run in runs):
+                lines += [f"{title}: {MISSING}.", ""]
             continue
         lines += [
             f"{title}, {group['meta_steps']:,} meta-steps, {group['inner_steps']} inner "
@@ -117,6 +124,9 @@ def measured(name: str) -> list[str]:
                     lines.append(f"| {head} | " + " | ".join(cells_of(result, table, row)) + " |")
         lines += ["", f"{provenance(result)} See [all rows](index.md#{title.lower()}).", ""]
         lines += [f"Note: {each}.\n" for each in dict.fromkeys(result["remarks"]) if each.startswith(f"{name}: ")]
+    if runs:
+        lines += ["Runs of the recipes, each of its own ([more of them](../results.md)):", ""]
+        lines += [tables.table(tables.short(runs)), ""]
     figures_of = [
         f"{recipe}: {each.text} after {counted(each.steps, 'step')} ({each.source})"
         for recipe, made in RECIPES.items()

@@ -35,20 +35,24 @@ def results() -> list[dict[str, Any]]:
 
 def table(rows: list[str]) -> str:
     """The final scores beside the published ones."""
-    lines = [
-        "| recipe | algorithm | meta-steps | inner steps | ours | inductive | published | training |",
-        "|---|---|---|---|---|---|---|---|",
-        *rows,
-    ]
-    measured = {result["recipe"] for result in results()}
+    return "\n".join(
+        [
+            "| recipe | algorithm | meta-steps | inner steps | ours | inductive | published | training |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def unmeasured() -> list[str]:
+    """The rows of recipes that have published figures, and no result."""
+    rows, measured = [], {result["recipe"] for result in results()}
     for name in RECIPES:
-        if name not in measured | {"demo"}:
-            figures = [each for each in RECIPES[name].published if each.method == METHODS["maml"]]
-            if not figures:
-                continue
+        figures = [each for each in RECIPES[name].published if each.method == METHODS["maml"]]
+        if figures and name not in measured | {"demo"}:
             steps, texts = (" / ".join(each) for each in zip(*((str(f.steps), f.text) for f in figures), strict=True))
-            lines.append(f"| `{name}` | maml | | {steps} | not yet measured | | {unit(texts, name)} | |")
-    return "\n".join(lines)
+            rows.append(f"| `{name}` | maml | | {steps} | not yet measured | | {unit(texts, name)} | |")
+    return rows
 
 
 def told() -> list[dict[str, Any]]:
@@ -60,10 +64,10 @@ def told() -> list[dict[str, Any]]:
     return [result for result in every if share(result) >= min(TOLD, longest[result["recipe"]])]
 
 
-def short() -> list[str]:
-    """The rows of README.md: one for runs that differ in their seed, and of reinforcement learning the recipes' own."""
+def short(results: list[dict[str, Any]]) -> list[str]:
+    """One row for runs that differ in their seed; and of reinforcement learning, the recipes' own settings alone."""
     alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for result in told():
+    for result in results:
         if not (result["recipe"].startswith("rl-") and result.get("changes")):
             key = result["recipe"], result["algorithm"], result.get("changes"), result["meta_steps"]
             alike.setdefault(key, []).append(result)
@@ -180,7 +184,7 @@ def page() -> str:
         "are; *inductive* classifies each query image alone. Returns are undiscounted, means over "
         "the 40 test tasks of the published results.",
         "",
-        table([row_of(result) for result in told()]),
+        table([*(row_of(result) for result in told()), *unmeasured()]),
         "",
     ]
     for result in results():
@@ -255,7 +259,7 @@ def readme() -> str:
     text = (ROOT / "README.md").read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    return f"{before}{START}\n{table(short())}\n{END}{after}"
+    return f"{before}{START}\n{table([*short(told()), *unmeasured()])}\n{END}{after}"
 
 
 def main(check: bool) -> int:

@@ -5,6 +5,7 @@ import json
 from benchmarks import algorithm_pages as pages
 from benchmarks import family
 from benchmarks import family_tables as tables
+from benchmarks import tables as runs
 from innerloop import ALGORITHMS
 from innerloop.core.algorithms import PIECES
 from innerloop.workloads.episodes.family import SINUSOID
@@ -25,6 +26,7 @@ def result(name):
 
 def test_every_row_has_a_page_with_its_maths_and_its_place_in_the_table(monkeypatch):
     monkeypatch.setattr(tables, "kept", lambda name: None)
+    monkeypatch.setattr(runs, "told", lambda: [])
     files = {path.name: text for path, text in pages.everything().items()}
     assert len(files) == len(ALGORITHMS) + 1
     for name, row in ALGORITHMS.items():
@@ -41,6 +43,15 @@ def test_every_row_has_a_page_with_its_maths_and_its_place_in_the_table(monkeypa
         assert f"({pages.file_name(name)}.md)" in files["index.md"]
     assert all(f"| `{piece}` |" in files["index.md"] for piece in PIECES)
     assert "head_only(rules.sgd(rate)), Mixed(), last_step, ...)" in files["anil.md"]
+
+
+def test_the_page_of_an_algorithm_tells_of_its_runs_and_of_what_does_not_suit_it(monkeypatch):
+    monkeypatch.setattr(tables, "kept", lambda name: None)
+    text = "\n".join(tables.measured("protonet"))
+    assert "| `omniglot-20way-1shot` seed 0 | protonet" in text
+    assert "not yet measured" not in text
+    assert "Sinusoids: a task has no classes, which this row needs." in text
+    assert "Runs of the recipes" not in "\n".join(tables.measured("unicorn-maml"))
 
 
 def test_what_was_measured_is_shown_with_where_it_comes_from(monkeypatch):
