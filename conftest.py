@@ -10,13 +10,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
 import pytest
+from jax._src import compiler  # JAX has options of the compiler for one function, and none for all
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.devices()  # XLA reads XLA_FLAGS here and never again: those set below are for programs that tests start
 COMPILED = Path(__file__).parent / ".pytest_cache" / "xla"
 """Compiled programs, from one test run to the next: most of a first run's time is XLA's."""
 LARGEST = 4 * 2**30
@@ -34,6 +37,20 @@ jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # else the 
 programs = importlib.import_module("innerloop.programs")  # after the hook
 programs.keep_in(programs.folder())
 
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""How XLA compiles in the least processor time: its older emitters take half of it, and run a few percent longer."""
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+compile_options = compiler.get_compile_options
+
+
+def quick_options(*args: Any, env_options_overrides: dict[str, Any] | None = None, **others: Any) -> Any:
+    """The options with which JAX compiles, and `QUICK` where it leaves out most optimisations."""
+    added = QUICK if jax.config.read("jax_disable_most_optimizations") else {}
+    return compile_options(*args, env_options_overrides={**added, **(env_options_overrides or {})}, **others)
+
+
+compiler.get_compile_options = quick_options
+
 # The same examples in each run, and no deadline, which a compilation would miss.
 hypothesis.settings.register_profile(
     "innerloop", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
@@ -43,9 +60,10 @@ hypothesis.settings.load_profile("innerloop")
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation() -> Iterator[None]:
-    """Half the time of compilation, as tests compile for long and run for moments; not where marked `optimised`."""
+    """A quarter of the time of compilation, as tests compile for long and run for moments; not where `optimised`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for programs that tests start
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}")
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
@@ -66,6 +84,7 @@ def optimised_compilation(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     marked = request.node.get_closest_marker("optimised") is not None
     if marked:
         monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+        monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "").removesuffix(FLAGS))
         jax.config.update("jax_disable_most_optimizations", False)
     yield
     if marked:
