@@ -20,8 +20,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 MISSING = "*not yet measured*"
 COMPARISONS = {"Sinusoids": "sinusoid", "Omniglot": "omniglot"}
 """What all rows were compared on, by its heading; the result is family-NAME.json."""
-OF_CLASSES = ("prototypes", "shared-head")
-"""Networks of classes, which sinusoids do not have."""
+UNSUITED = {
+    ("sinusoid", "protonet"): "a task has no classes, which this row needs",
+    ("sinusoid", "unicorn-maml"): "a task has no classes, which this row needs",
+    ("omniglot", "joint"): "the labels of an episode mean nothing outside of it",
+    ("omniglot", "cavia"): "convolutions have no place for a context",
+}
+"""What a row does not take, by data and row."""
 LOOPS = {
     "On sinusoids, a large step size": "steps",
     "On sinusoids, a small step size": "steps-small",
@@ -103,8 +108,8 @@ def measured(name: str) -> list[str]:
         result = kept(key)
         group = result["groups"].get(name) if result else None
         if not result or not group:
-            if key == "sinusoid" and ALGORITHMS[name].network in OF_CLASSES:
-                lines += [f"{title}: a task has no classes, which this row needs.", ""]
+            if reason := UNSUITED.get((key, name)):
+                lines += [f"{title}: {reason}.", ""]
             elif not any(run["recipe"].startswith(key) for run in runs):
                 lines += [f"{title}: {MISSING}.", ""]
             continue

@@ -111,6 +111,22 @@ def test_a_row_that_classifies_from_the_library_alone_is_what_the_program_trains
     same_bits(library, program)
 
 
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"joint", "cavia"}))
+def test_every_row_takes_a_meta_step_on_the_normalised_images_of_the_recipe(name):
+    """Whose inner loop leaves scale and shift alone: a mask around what restricts the rule to the head or the body.
+
+    Joint training is for regression, and convolutions have no place for a context: both are refused.
+    """
+    images = Labelled(np.zeros((60, 28, 28, 1), np.uint8), np.repeat(np.arange(6), 10))
+    made = recipes.configure("omniglot-5way-1shot", name)
+    config = changed(made, {"network.widths": (4,) * 4, "outer.meta_batch": 1, "tasks.queries": 2})
+    experiment = assemble(config, Data({"train": images, "val": images, "test": images}))
+    state = training.initial_state(experiment)
+    after, metrics = jax.eval_shape(experiment.meta_step(), state, experiment.training_tasks())
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert "loss_after" in metrics
+
+
 def test_a_row_may_be_changed_before_it_is_called():
     row = il.algorithm("truncated-maml")._replace(adjoint=Truncated(2))
     learner = row(

@@ -40,14 +40,15 @@ def head_of(params: Params, name: str | None = None) -> Mask:
     """The mask of a network's last layer, which is found by its name.
 
     Args:
-        params: the network's parameters.
+        params: the network's parameters; `None` in the place of those that another mask leaves out, which may be the
+            last layer's own.
         name: a part of the paths of the layer's parameters, such as `"head"` or `"layers/2"`. Unless given: the layer
             that is called as one of `HEADS`, or else the last one of the only series of numbered dense layers.
 
     Raises:
         InnerloopError: if there is no such layer; the message lists the paths.
     """
-    paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params, is_leaf=lambda leaf: leaf is None)]
     names = [name] if name else [head for head in HEADS if any(_has(path, head) for path in paths)]
     if not names:
         places = [match.groups() for path in paths if (match := NUMBERED.match(path))]
