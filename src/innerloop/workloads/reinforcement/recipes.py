@@ -146,7 +146,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
         as_published=PUBLISHED_ROBOT,
     ),
     "rl-ant-velocity": Recipe(
-        lambda: _robot("AntVelocity", 375),
+        lambda: _robot("AntVelocity", 375, curvature_every=1),
         "reinforcement: Ant runs at a velocity that it is not told",
         _returns(
             20,
@@ -156,7 +156,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             ("random", (-78.64, -62.81, -48.55, -35.56), (34.83, 35.16, 34.52, 30.27)),
             ("oracle", (107.89,), (20.22,)),
         ),
-        f"{ROBOT_DEVIATIONS} {SPARED}",
+        ROBOT_DEVIATIONS,
         as_published=PUBLISHED_ROBOT,
     ),
     "rl-ant-direction": Recipe(
