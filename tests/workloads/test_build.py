@@ -127,6 +127,19 @@ def test_every_row_takes_a_meta_step_on_the_normalised_images_of_the_recipe(name
     assert "loss_after" in metrics
 
 
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_no_row_is_refused_for_a_setting_that_is_the_recipes_own(recipe):
+    refused = {}
+    for name in ALGORITHMS:
+        config = recipes.configure(recipe, name)
+        check(config)
+        try:
+            require_fitting(config)
+        except il.InnerloopError as error:
+            refused[name] = str(error)
+    assert all(reason.startswith(f"--algorithm {name} ") for name, reason in refused.items())  # the data, the network
+
+
 def test_a_row_may_be_changed_before_it_is_called():
     row = il.algorithm("truncated-maml")._replace(adjoint=Truncated(2))
     learner = row(

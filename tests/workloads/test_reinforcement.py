@@ -255,3 +255,13 @@ def test_settings_of_the_recipe_that_another_update_has_no_use_for_are_no_mistak
     assert cli.run(["config", "rl-cheetah-direction", "--outer.update", "ppo"]) == 0
     assert json.loads(capsys.readouterr().out)["outer"]["update"] == "ppo"
     assert cli.run(["config", "rl-cheetah-direction", "--outer.update", "ppo", "--outer.cap=0.123"]) == 2
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_row_is_refused_for_a_setting_that_is_the_recipes_own(name, capsys):
+    for algorithm in ("maml", "fomaml", "truncated-maml", "meta-sgd", "joint"):
+        assert cli.run(["config", name, f"--algorithm={algorithm}"]) == 0
+        assert json.loads(capsys.readouterr().out)["algorithm"] == algorithm
+    if name == "rl-cheetah-direction":  # asked for, it stays a mistake
+        assert cli.run(["config", name, "--algorithm=meta-sgd", "--outer.divergence=initial"]) == 2
+        assert "has no curvature for the step sizes that meta-sgd learns" in capsys.readouterr().err

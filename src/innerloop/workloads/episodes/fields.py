@@ -28,6 +28,8 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         "variant.context": 32,
         "evaluation.modulations": 256,
     },
+    "imaml": {"inner.batch": 0},
+    "joint": {"inner.batch": 0},
 }
 PUBLISHED: Mapping[str, Any] = {
     "tasks.resolution": 256,

@@ -88,11 +88,11 @@ def require_fitting(config: Config) -> None:
                 f"{ways_of(config)} (--tasks.ways)."
             )
     if config.inner.batch and (not row.adapts or not config.inner.steps or row.network == "prototypes"):
-        raise InnerloopError(f"--inner.batch has no effect with --algorithm {name}; leave it out.")
+        raise InnerloopError(f"--inner.batch has no effect with --algorithm {name}; give --inner.batch=0.")
     if config.inner.batch and isinstance(row.adjoint, Implicit):
         raise InnerloopError(
             f"--inner.batch is {config.inner.batch}, but --algorithm {name} needs one support set for all inner steps, "
-            "whose loss has a minimum; leave it out."
+            "whose loss has a minimum; give --inner.batch=0."
         )
     if row.network == "context" and network.kind not in ("mlp", "field"):
         raise InnerloopError(f"--algorithm {name} takes --network.kind mlp or field, whose input a context can join.")

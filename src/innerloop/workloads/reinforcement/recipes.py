@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from innerloop.errors import InnerloopError
+from innerloop.runs.codec import changed
 from innerloop.runs.recipe import Published, Recipe
 from innerloop.workloads.reinforcement.config import Advantages, Config, Evaluation, Inner, Outer, Sampling
 
@@ -68,6 +69,9 @@ def _returns(shots: int, where: str, *rows: tuple[str, tuple[float, ...], tuple[
         for step, (value, interval) in enumerate(zip(values, intervals, strict=True))
     )
 
+
+STEP_SIZES: Mapping[str, Mapping[str, Any]] = {"meta-sgd": {"outer.divergence": "adapted", "outer.cg_iterations": 10}}
+"""Where step sizes are learned: the divergence of the initial policy has no curvature for them."""
 
 # What the recipes have instead stalls less. It was chosen by the returns of tasks that are not the test tasks, on
 # navigation, cheetah direction and cheetah velocity; the ants have it from cheetah direction.
@@ -143,6 +147,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             ("oracle", (442.69,), (8.48,)),
         ),
         f"{ROBOT_DEVIATIONS} {SPARED}",
+        rows=STEP_SIZES,
         as_published=PUBLISHED_ROBOT,
     ),
     "rl-ant-velocity": Recipe(
@@ -157,6 +162,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             ("oracle", (107.89,), (20.22,)),
         ),
         ROBOT_DEVIATIONS,
+        rows=STEP_SIZES,
         as_published=PUBLISHED_ROBOT,
     ),
     "rl-ant-direction": Recipe(
@@ -171,6 +177,7 @@ RECIPES: Mapping[str, Recipe[Config]] = {
             ("oracle", (524.8,), (12.55,)),
         ),
         f"20 episodes of each task in training, as of the other robots, instead of 40. {ROBOT_DEVIATIONS} {SPARED}",
+        rows=STEP_SIZES,
         as_published={**PUBLISHED_ROBOT, "sampling.episodes": 40},
     ),
 }
@@ -186,4 +193,6 @@ def configure(name: str, algorithm: str | None = None) -> Config:
     if algorithm is not None and algorithm not in known:
         raise InnerloopError(f"--algorithm is {algorithm!r}; in reinforcement learning choose of: {', '.join(known)}.")
     made = replace(RECIPES[name].make(), recipe=name)
-    return made if algorithm is None else replace(made, algorithm=algorithm)  # pyright: ignore[reportArgumentType]
+    if algorithm is None:
+        return made
+    return changed(replace(made, algorithm=algorithm), RECIPES[name].rows.get(algorithm, {}))  # pyright: ignore[reportArgumentType]
