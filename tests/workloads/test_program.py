@@ -210,6 +210,14 @@ def test_help_answers_at_once_and_without_jax():
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(("algorithm", "said"), [("mamll", "no algorithm 'mamll'"), ("protonet", "classifies")])
+def test_a_configuration_that_would_not_train_is_not_printed(algorithm, said, capsys):
+    assert cli.run(["config", "demo", f"--algorithm={algorithm}"]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert not captured.out
+
+
 def test_every_recipe_has_help_and_a_configuration(capsys):
     for name in recipes():
         assert cli.run(["config", name]) == 0

@@ -14,6 +14,7 @@ from innerloop.cli.configuration import PUBLISHED
 from innerloop.errors import InnerloopError
 from innerloop.runs import codec, engine, rundir
 from innerloop.runs.results import counted
+from innerloop.runs.workload import Fitting
 from innerloop.text import nearest
 from innerloop.workloads.tabular.config import Adaptation, Serving
 from innerloop.workloads.tabular.workload import WORKLOAD as TABULAR
@@ -260,6 +261,8 @@ def _config(arguments: list[str]) -> None:
     rest = [argument for argument in rest if argument != PUBLISHED]
     config = parse.fields(rest, default, f"innerloop config {name}")
     workload.check(config)
+    if isinstance(workload, Fitting):
+        workload.require_fitting(config)
     print(json.dumps(codec.encoded(config), indent=2))
 
 

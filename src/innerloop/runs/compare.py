@@ -15,7 +15,7 @@ from innerloop.runs import codec, comparison, engine, launch, machine, page, plo
 from innerloop.runs.comparison import Group
 from innerloop.runs.progress import Progress, duration
 from innerloop.runs.results import Section
-from innerloop.runs.workload import Workload
+from innerloop.runs.workload import Fitting, Workload
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 ITERATIONS = "outer.iterations"
@@ -30,19 +30,6 @@ class Timed(Protocol):
 
     def seconds_per_step(self) -> float:
         """The seconds of a meta-step, averaged over training."""
-        ...
-
-
-@runtime_checkable
-class Fitting(Protocol):
-    """A workload that knows which algorithms cannot work in a configuration."""
-
-    def require_fitting(self, config: Any) -> None:
-        """Refuse an algorithm that cannot work.
-
-        Raises:
-            InnerloopError: naming the mend.
-        """
         ...
 
 

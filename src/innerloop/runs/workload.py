@@ -217,3 +217,16 @@ class Workload(Protocol[C]):
     def identity_of_test_tasks(self, config: C, result: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the test tasks depend on, by flag: runs are comparable where all of it agrees."""
         ...
+
+
+@runtime_checkable
+class Fitting(Protocol):
+    """A workload that knows which algorithms cannot work in a configuration."""
+
+    def require_fitting(self, config: Any) -> None:
+        """Refuse an algorithm that cannot work.
+
+        Raises:
+            InnerloopError: naming the mend.
+        """
+        ...
