@@ -31,7 +31,7 @@ def test_learned_loss():
 def test_transformer():
     import transformer
 
-    assert transformer.main(60) > 0.6
+    assert transformer.main(36) > 0.6
 
 
 def test_the_first_lines(capsys):
