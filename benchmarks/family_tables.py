@@ -130,7 +130,7 @@ def measured(name: str) -> list[str]:
         lines += ["", f"{provenance(result)} See [all rows](index.md#{title.lower()}).", ""]
         lines += [f"Note: {each}.\n" for each in dict.fromkeys(result["remarks"]) if each.startswith(f"{name}: ")]
     if runs:
-        lines += ["Runs of the recipes, each of its own ([more of them](../results.md)):", ""]
+        lines += ["Runs of the recipes, whose baselines are among the [measured results](../results.md):", ""]
         lines += [tables.table(tables.short(runs)), ""]
     figures_of = [
         f"{recipe}: {each.text} after {counted(each.steps, 'step')} ({each.source})"

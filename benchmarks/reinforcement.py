@@ -155,7 +155,7 @@ def ours_beside(method: str, settings: str, found: list[tuple[dict[str, Any], np
     run = found[0][0]
     baseline = method != "MAML"
     iterations = trained_for(run, method) if baseline else run["meta_steps"]
-    training = "" if baseline else duration(float(np.mean([each["training_seconds"] for each, _ in found])))
+    training = "" if baseline else duration(float(np.median([each["training_seconds"] for each, _ in found])))
     number = f", {len(found)} seeds" if len(found) > 1 else ""
     said = f"{method}, ours{f' ({settings})' if settings else ''}{number}"
     count = "" if method == "random" else f"{iterations:,}"
