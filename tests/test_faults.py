@@ -45,6 +45,6 @@ def test_fuzzed_configurations_and_heads_are_refused_in_a_sentence(finished):
 def test_a_run_that_is_killed_and_whose_operations_fail_ends_in_the_same_bits(tmp_path):
     command = [sys.executable, "-m", "faults", "--parts=runs", "--kinds=episodes", f"--folder={tmp_path / 'runs'}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    limits = ["--seconds=10", "--kills=2", "--stride=60"]
+    limits = ["--seconds=20", "--kills=2", "--stride=30"]
     done = subprocess.run([*command, *limits], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
